@@ -1,0 +1,164 @@
+"""Lowering: a graph becomes a `torch.fx.GraphModule` whose leaves are the stock modules.
+
+Module paths are the graph's node names, so `state_dict` has the graph's parameter names. A name that Python or
+`nn.Module` needs for itself is escaped with a trailing underscore; `module_path` gives the mapping. No width stands in
+the generated code: modules hold the sizes. Each call makes a fresh module class.
+"""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from irgrow.axes import Axis
+from irgrow.graph import Graph
+from irgrow.ops import Signature
+from irgrow.ops.leaves import ChannelShuffle, DotProductAttention, Pad, Part
+
+_LOCAL = frozenset({"weight", "bias", "running_mean", "running_var", "num_batches_tracked", "frequencies"})
+
+
+@lru_cache(maxsize=1)
+def _taken() -> frozenset[str]:
+    """Names that Python, a GraphModule or a leaf module uses itself."""
+    leaves = [nn.Linear(1, 1), nn.Conv1d(1, 1, 1), nn.Conv2d(1, 1, 1), nn.Embedding(1, 1), nn.BatchNorm2d(1)]
+    leaves += [nn.InstanceNorm2d(1), nn.GroupNorm(1, 1), nn.LayerNorm(1), nn.RMSNorm(1), nn.MaxPool2d(1)]
+    leaves += [nn.AvgPool2d(1), nn.PixelShuffle(1), nn.Dropout(), nn.ELU(), nn.Hardtanh(), nn.GELU(), nn.Softmax()]
+    leaves += [Part(0, 0, 0), Pad((0,)), ChannelShuffle(1), DotProductAttention(1, 1, False, None, None)]
+    used = {name for leaf in leaves for name in (*dir(leaf), *vars(leaf))} | {*dir(fx.GraphModule), "graph", "code"}
+    return frozenset(used | _LOCAL | {"self", "torch", "device", *keyword.kwlist, *keyword.softkwlist})
+
+
+@lru_cache(maxsize=65536)
+def module_path(name: str) -> str:
+    """Return the module path of a node: its name, but what Python or `nn.Module` needs gets an underscore.
+
+    >>> module_path("stage1.0.conv_1"), module_path("class.forward")
+    ('stage1.0.conv_1', 'class_.forward_')
+    """
+    return ".".join(part + "_" if part.rstrip("_") in _taken() else part for part in name.split("."))
+
+
+def param_path(graph: Graph, name: str) -> str:
+    """Return the path of a parameter in the lowered module."""
+    param = graph.params[name]
+    return f"{module_path(param.owner)}.{param.spec.name}"
+
+
+class _Lowering:
+    """Builds the fx graph node by node; what ops see of it is the `Lowering` protocol."""
+
+    def __init__(self, graph: Graph, tensors: Mapping[str, Tensor], reuse: Mapping[str, nn.Module]) -> None:
+        self.graph, self.tensors, self.reuse = graph, tensors, reuse
+        self.fx = fx.Graph()
+        self.root = nn.Module()
+        self.leaves: dict[str, nn.Module] = {}
+        self.node = ""
+        self._reads: dict[str, fx.Node] = {}
+
+    @property
+    def signature(self) -> Signature:
+        return self.graph.signatures[self.node]
+
+    def size(self, axis: Axis) -> int:
+        return self.graph.size(axis)
+
+    def borrows(self) -> bool:
+        return self.node in self.graph.typed.owners
+
+    def call(self, function: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        return self.fx.call_function(function, args, kwargs)
+
+    def method(self, name: str, *args: Any) -> fx.Node:
+        return self.fx.call_method(name, args)
+
+    def param(self, name: str) -> fx.Node:
+        full = self.graph.param_name(self.node, name)
+        if full not in self._reads:
+            self._install(full)
+            self._reads[full] = self.fx.get_attr(param_path(self.graph, full))
+        return self._reads[full]
+
+    def module(self, module: nn.Module, *args: fx.Node) -> fx.Node:
+        """Call a leaf module with this node's tensors in it; one kept from before is taken as it is."""
+        kept = self.reuse.get(self.node)
+        leaf = module if kept is None else kept
+        if kept is None:
+            for spec in self.graph.specs[self.node]:
+                _assign(leaf, spec.name, self.tensors[self.graph.param_name(self.node, spec.name)])
+        self.leaves[self.node] = leaf
+        path = module_path(self.node)
+        self._attach(path, leaf)
+        return self.fx.call_module(path, args)
+
+    def _attach(self, path: str, leaf: nn.Module) -> None:
+        """Put a leaf at its path; where children stand already, move them into it."""
+        *parents, last = path.split(".")
+        holder = self._holder(parents)
+        placed = holder._modules.get(last)
+        if placed is not None:
+            for name, child in placed._modules.items():
+                leaf.add_module(name, child)
+        holder.add_module(last, leaf)
+
+    def _holder(self, parents: list[str]) -> nn.Module:
+        holder = self.root
+        for part in parents:
+            inner = holder._modules.get(part)
+            if inner is None:
+                inner = nn.Module()
+                holder.add_module(part, inner)
+            holder = inner
+        return holder
+
+    def _install(self, full: str) -> None:
+        """Make sure a parameter read directly stands at its path."""
+        *parents, last = param_path(self.graph, full).split(".")
+        holder = self._holder(parents)
+        if last not in holder._parameters and last not in holder._buffers:
+            _assign(holder, last, self.tensors[full])
+
+
+def _assign(module: nn.Module, name: str, tensor: Tensor) -> None:
+    if isinstance(tensor, nn.Parameter):
+        module._buffers.pop(name, None)
+        module.register_parameter(name, tensor)
+    else:
+        module._parameters.pop(name, None)
+        module._buffers.pop(name, None)
+        module.register_buffer(name, tensor)
+
+
+def lower(graph: Graph, tensors: Mapping[str, Tensor], reuse: Mapping[str, nn.Module] | None = None) -> fx.GraphModule:
+    """Lower a graph.
+
+    Args:
+        graph: The network.
+        tensors: Every parameter (`nn.Parameter`) and buffer by full name; the module holds these very objects.
+        reuse: Leaf modules of nodes that did not change, by node.
+
+    Returns:
+        A GraphModule with the inputs in order; one output, or a tuple of several. Its `meta` holds `leaves`, the leaf
+        module of every node that has one.
+    """
+    building = _Lowering(graph, tensors, reuse or {})
+    values: dict[str, fx.Node] = {}
+    for i, name in enumerate(graph.inputs):
+        values[name] = building.fx.placeholder(f"x{i}")
+    for node in graph:
+        if node.name not in values:
+            building.node = node.name
+            made = node.op.lower(building, *(values[i] for i in node.inputs))
+            made.meta.setdefault("irgrow", node.name)
+            values[node.name] = made
+    outputs = tuple(values[o] for o in graph.outputs)
+    building.fx.output(outputs[0] if len(outputs) == 1 else outputs)
+    for name in graph.params:
+        building._install(name)
+    module = fx.GraphModule(building.root, building.fx, class_name="Network")
+    module.meta["leaves"] = building.leaves
+    return module

@@ -1,0 +1,9 @@
+"""The language: text to graph and back."""
+
+from __future__ import annotations
+
+from irgrow.grammar.diagnostics import render
+from irgrow.grammar.printer import print_call, print_graph
+from irgrow.grammar.program import Program, parse, parse_program, read, read_program
+
+__all__ = ["Program", "parse", "parse_program", "print_call", "print_graph", "read", "read_program", "render"]

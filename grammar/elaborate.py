@@ -1,0 +1,395 @@
+"""Elaboration: blocks, repetitions and conditions are carried out; what is left is a graph, typed as it grows.
+
+Compile-time values are integers, floats, booleans, words, lists and axes; `Value` stands for a node. An expression that
+failed yields `BROKEN`, and whatever depends on it is skipped silently, so that one run reports several errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from irgrow.axes import Atom, Axis, Const
+from irgrow.builder import GraphBuilder
+from irgrow.errors import Diagnostic, Note, ProgramError, Span, did_you_mean
+from irgrow.grammar import sugar, syntax
+from irgrow.grammar.arguments import Given, Mistake, bind, bind_block, checked_size
+from irgrow.grammar.compute import arithmetic, compare, is_number
+from irgrow.grammar.scope import AXIS, BROKEN, Block, Scope, Value, describe, explicit_names
+from irgrow.graph import Graph
+from irgrow.ops import WORDS, Activate, Attribute, Input, Op, attributes
+
+MOST_NODES = 10**6
+Names = tuple[str, ...]
+
+
+class Elaborator:
+    """Turns one net of a program into a graph."""
+
+    def __init__(self, blocks: Mapping[str, Block]) -> None:
+        self.blocks = blocks
+        self.build = GraphBuilder("net")
+        self._stack: list[tuple[str, Span]] = []
+        self._explicit: dict[int, frozenset[str]] = {}
+
+    def net(self, net: Block, values: Mapping[str, Any]) -> Graph:
+        """Elaborate a net with some of its compile-time parameters given.
+
+        Raises:
+            ProgramError: It is not well-formed; carries everything that was found.
+        """
+        definition = net.definition
+        span = Span(net.source, definition.start, definition.end)
+        self.build = GraphBuilder(definition.name)
+        scope = Scope("", net.source, explicit_names(definition.body))
+        known = [p.name for p in definition.params if p.type is None]
+        for name in values:
+            if name not in known:
+                message = f"`{definition.name}` has no compile-time parameter `{name}`"
+                raise ProgramError([Diagnostic(message, span, (), did_you_mean(name, known), "unknown-name")])
+        for param in definition.params:
+            with self.located(scope):
+                if param.name in scope.env:
+                    raise Mistake(f"two parameters are called `{param.name}`", param.start, param.end)
+                scope.env[param.name] = BROKEN
+                scope.env[param.name] = self._parameter(param, values, scope)
+        outputs = self._body(definition, scope)
+        diagnostics = self.build.diagnostics
+        names = [v.node for v in outputs if isinstance(v, Value)]
+        if not names and not diagnostics:
+            diagnostics.append(Diagnostic("a net must return a value", span, code="no-interface"))
+        diagnostics.sort(key=lambda d: (d.span.source.name, d.span.start) if d.span else ("", 0))
+        return self.build.finish(names)
+
+    def _parameter(self, param: syntax.Param, values: Mapping[str, Any], scope: Scope) -> Any:
+        if param.type is None:
+            if param.name in values:
+                return values[param.name]
+            if param.default is None:
+                raise Mistake(f"`{param.name}` needs an input type or a default", param.start, param.end)
+            return self.evaluate(param.default, scope)
+        kind, word = param.type, param.type.word
+        if word not in (None, "ids"):
+            raise Mistake(f"an input is a shape, or `ids(size)` and a shape, found `{word}`", kind.start, kind.end)
+        if not kind.shape.items:
+            raise Mistake("an input needs at least one dimension", kind.start, kind.end)
+        shape = tuple(self._size("a dimension", item, scope) for item in kind.shape.items)
+        vocabulary = None if kind.vocabulary is None else self._size("a vocabulary", kind.vocabulary, scope)
+        return self.add(param.name, Input(shape, vocabulary), [], scope, (param.start, param.end))
+
+    def _size(self, what: str, expr: syntax.Expr, scope: Scope) -> int:
+        return checked_size(what, self.evaluate(expr, scope), 1, expr.start, expr.end)
+
+    # errors ---------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def located(self, scope: Scope) -> Iterator[None]:
+        """Keep a mistake as a diagnostic, with the calls that led to it, instead of raising it."""
+        try:
+            yield
+        except Mistake as m:
+            span = Span(scope.source, m.start, m.end)
+            self.build.diagnostics.append(Diagnostic(m.message, span, self._trail(), m.help, m.code))
+
+    def _trail(self) -> tuple[Note, ...]:
+        return tuple(Note(f"in block `{name}`, called here", span) for name, span in reversed(self._stack[-3:]))
+
+    # statements -----------------------------------------------------------------------------------------------------
+
+    def _body(self, definition: syntax.Definition, scope: Scope) -> list[Any]:
+        """Carry out the statements of a block or net and return what it returns."""
+        for statement in definition.body:
+            with self.located(scope):
+                match statement:
+                    case syntax.Return(values):
+                        return [self._returned(v, scope) for v in values]
+                    case syntax.AxisDecl():
+                        scope.env.setdefault(statement.name, BROKEN)
+                        scope.env[statement.name] = self._axis(statement, scope)
+                    case syntax.Assign():
+                        self._assign(statement, scope)
+        if not self.build.diagnostics:
+            with self.located(scope):
+                kind, name = definition.kind, definition.name
+                raise Mistake(f"{kind} `{name}` returns nothing", definition.start, definition.end)
+        return [BROKEN]
+
+    def _returned(self, expr: syntax.Expr, scope: Scope) -> Any:
+        value = self.evaluate(expr, scope)
+        if value is BROKEN or isinstance(value, Value):
+            return value
+        raise Mistake(f"only values can be returned, found {describe(value)}", expr.start, expr.end)
+
+    def _axis(self, statement: syntax.AxisDecl, scope: Scope) -> Any:
+        value = self.evaluate(statement.value, scope)
+        span = Span(scope.source, statement.start, statement.end)
+        if value is BROKEN:
+            return BROKEN
+        if isinstance(value, AXIS):
+            if statement.fixed and isinstance(value, Atom):
+                self.build.fixed[value.name] = span
+            return value
+        what = f"axis `{statement.name}`"
+        size = checked_size(what, value, 1, statement.value.start, statement.value.end)
+        name = scope.prefix + statement.name
+        if name in self.build.sizes:
+            raise Mistake(f"two axes are called `{name}`", statement.start, statement.end, code="name-clash")
+        return self.build.axis(name, size, statement.fixed, span)
+
+    def _assign(self, statement: syntax.Assign, scope: Scope) -> None:
+        targets = statement.targets
+        previous = {t: scope.env.get(t, BROKEN) for t in targets}
+        scope.env.update(dict.fromkeys(targets, BROKEN) | {t: v for t, v in previous.items() if v is not BROKEN})
+        value = self.evaluate(statement.value, scope, tuple(targets))
+        if len(targets) == 1:
+            scope.env[targets[0]] = value
+        elif value is BROKEN:
+            scope.env.update(dict.fromkeys(targets, BROKEN))
+        else:
+            count = len(value) if isinstance(value, tuple) else 1
+            if count != len(targets):
+                raise Mistake(f"expected {len(targets)} values, found {count}", statement.start, statement.end)
+            scope.env.update(zip(targets, value, strict=True))
+
+    # expressions ----------------------------------------------------------------------------------------------------
+
+    def evaluate(self, expr: Any, scope: Scope, suggested: Names = ()) -> Any:
+        """Evaluate an expression; `suggested` names the node it ends in, unless that has a label."""
+        match expr:
+            case syntax.Literal(value):
+                return value
+            case syntax.Name():
+                return self._name(expr, scope)
+            case syntax.Pipe(head, stages):
+                value, last = self.evaluate(head, scope), len(stages) - 1
+                for i, stage in enumerate(stages):
+                    value = self.stage(stage, value, scope, None, suggested if i == last else ())
+                return value
+            case syntax.Call():
+                return self.call(expr, scope, None, None, suggested)
+            case syntax.Sequence():
+                return self._sequence(expr, scope, suggested)
+            case syntax.ListOf(items):
+                values = tuple(self.evaluate(i, scope) for i in items)
+                return BROKEN if BROKEN in values else values
+            case syntax.Choose():
+                return self.evaluate(self._arm(expr, scope), scope, suggested)
+            case syntax.Comparison(left, sign, right):
+                a, b = self.evaluate(left, scope), self.evaluate(right, scope)
+                broken = a is BROKEN or b is BROKEN
+                return BROKEN if broken else compare(sign, a, b, expr.start, expr.end)
+            case syntax.Negative(sign, operand):
+                value = self.evaluate(operand, scope)
+                if value is BROKEN:
+                    return BROKEN
+                if not is_number(value):
+                    raise Mistake(f"`{sign}` takes a number, found {describe(value)}", expr.start, expr.end)
+                return -value if sign == "-" else value
+        raise AssertionError(expr)
+
+    def _name(self, expr: syntax.Name, scope: Scope) -> Any:
+        if expr.path in scope.env:
+            return scope.env[expr.path]
+        if scope.prefix + expr.path in self.build.names:
+            return Value(scope.prefix + expr.path)
+        close = did_you_mean(expr.path, scope.env)
+        raise Mistake(f"unknown name `{expr.path}`", expr.start, expr.end, close, "unknown-name")
+
+    def _sequence(self, expr: syntax.Sequence, scope: Scope, suggested: Names) -> Any:
+        """Evaluate `a + b - c` or `a * b / c`; a run of + or * over values is one node."""
+        values = [self.evaluate(o, scope) for o in expr.operands]
+        if any(v is BROKEN for v in values):
+            return BROKEN
+        kind = {"+": "add", "*": "mul"}.get("".join(sorted(set(expr.operators))))
+        if kind and all(isinstance(v, Value) for v in values):
+            name = self.name(kind, scope, None, suggested)
+            return self.add(name, WORDS[kind](), [v.node for v in values], scope, (expr.start, expr.end))
+        result = values[0]
+        for sign, value in zip(expr.operators, values[1:], strict=True):
+            result = arithmetic(sign, result, value, expr.start, expr.end)
+        return result
+
+    def _arm(self, expr: syntax.Choose, scope: Scope) -> Any:
+        """Return the arm of an `if` whose condition holds."""
+        for condition, arm in zip(expr.conditions, expr.arms, strict=True):
+            holds = self.evaluate(condition, scope)
+            if not isinstance(holds, bool):
+                found = describe(holds)
+                raise Mistake(f"a condition is true or false, found {found}", condition.start, condition.end)
+            if holds:
+                return arm
+        return expr.otherwise
+
+    # stages and calls -----------------------------------------------------------------------------------------------
+
+    def stage(
+        self, stage: syntax.Stage, value: Any, scope: Scope, label: str | None = None, suggested: Names = ()
+    ) -> Any:
+        """Run a value through one stage and bind its label, which may be given from outside."""
+        name = stage.label or label
+        if value is BROKEN:
+            result = BROKEN
+        elif isinstance(stage.step, syntax.Choose):
+            arm = self._arm(stage.step, scope)
+            inner = scope if name is None else self.inside(name, scope)
+            result = value if arm is None else self.chain(arm, value, inner)
+        else:
+            result = self.call(stage.step, scope, value, name, suggested)
+        if stage.label:
+            scope.env[stage.label] = result
+        return result
+
+    def chain(self, chain: syntax.Chain, value: Any, scope: Scope) -> Any:
+        """Run a value through the stages of a chain."""
+        for stage in chain.stages:
+            value = self.stage(stage, value, scope)
+        return value
+
+    def inside(self, label: str, scope: Scope) -> Scope:
+        """Open a scope for what is made under a label; it sees the names around it."""
+        return Scope(f"{scope.prefix}{label}.", scope.source, scope.reserved, dict(scope.env))
+
+    def call(self, call: syntax.Call, scope: Scope, piped: Any, label: str | None, suggested: Names = ()) -> Any:
+        """Carry out a call: a combinator, a block, an op or a function."""
+        word = call.path
+        if call.branches is not None:
+            return sugar.combine(self, call, scope, piped, label, suggested)
+        words = _words(WORDS[word]) if word in WORDS and word not in self.blocks else frozenset()
+        given = [Given(a.name, self._argument(a, scope, words), a.start, a.end) for a in call.arguments]
+        if any(g.value is BROKEN for g in given):
+            return BROKEN
+        if piped is not None:
+            given.insert(0, Given(None, piped, call.start, call.end))
+        if word in self.blocks:
+            return self._block(self.blocks[word], call, given, scope, label, suggested)
+        if word in WORDS:
+            return self._op(word, call, given, scope, label, suggested)
+        if word in sugar.FUNCTIONS:
+            return sugar.FUNCTIONS[word](sugar.Request(self, call, given, scope, label, suggested))
+        if word in sugar.COMBINATORS:
+            raise Mistake(f"`{word}` needs stages in braces", call.start, call.end, f"write `{word} {{ ... }}`")
+        known = [*self.blocks, *WORDS, *sugar.FUNCTIONS, *sugar.COMBINATORS]
+        end = call.start + len(word)
+        raise Mistake(f"unknown operator `{word}`", call.start, end, did_you_mean(word, known), "unknown-name")
+
+    def _argument(self, argument: syntax.Argument, scope: Scope, words: frozenset[str]) -> Any:
+        """Evaluate an argument; for an attribute that takes a word, an unknown name is that word."""
+        value = argument.value
+        if argument.name in words and isinstance(value, syntax.Name) and value.path not in scope.env:
+            return value.path
+        return self.evaluate(value, scope)
+
+    def _op(
+        self, word: str, call: syntax.Call, given: list[Given], scope: Scope, label: str | None, suggested: Names
+    ) -> Any:
+        cls = WORDS[word]
+        inputs, options = _values(word, cls, given)
+        tied = [g for g in options if g.name == "tied"]
+        options = [g for g in options if g.name != "tied"]
+        name = self.name(word, scope, label, suggested)
+        place = call.start, call.end
+        if cls is Activate:
+            if options:
+                raise Mistake(f"{word} takes no arguments", options[0].start, options[0].end)
+            op: Op = Activate(word)
+        else:
+            op = cls(**bind(word, cls, options, lambda a, g: self.width(name, word, a, g), place))
+        if problem := op.check():
+            raise Mistake(problem, *place, code="bad-attribute")
+        if tied and not isinstance(tied[0].value, Value):
+            found = describe(tied[0].value)
+            raise Mistake(f"`tied` takes the label of a node, found {found}", tied[0].start, tied[0].end)
+        return self.add(name, op, inputs, scope, place, tied[0].value.node if tied else None)
+
+    def width(self, node: str, word: str, attribute: Attribute, given: Given) -> Axis:
+        """Turn the argument for a width into an axis: a number makes a fresh one."""
+        value: Any = given.value
+        if isinstance(value, AXIS):
+            return value
+        what = f"`{attribute.name}` of {word}"
+        if isinstance(value, Value):
+            message = f"{what} takes a number or an axis, found {describe(value)}"
+            raise Mistake(message, given.start, given.end, f"`width({value.node})` is its axis")
+        size = checked_size(what, value, attribute.low, given.start, given.end)
+        if size == 0:
+            return Const(0)
+        return self.build.width(node if attribute.name == "units" else f"{node}.{attribute.name}", size)
+
+    def _block(
+        self, block: Block, call: syntax.Call, given: list[Given], scope: Scope, label: str | None, suggested: Names
+    ) -> Any:
+        definition = block.definition
+        if any(name == definition.name for name, _ in self._stack):
+            raise Mistake(f"block `{definition.name}` calls itself", call.start, call.end, code="recursion")
+        name = self.name(definition.name, scope, label, suggested)
+        if id(definition) not in self._explicit:
+            self._explicit[id(definition)] = explicit_names(definition.body)
+        inner = Scope(f"{name}.", block.source, self._explicit[id(definition)])
+        inner.env = bind_block(definition, given, (call.start, call.end))
+        self._stack.append((definition.name, Span(scope.source, call.start, call.end)))
+        try:
+            for param in definition.params:
+                if param.name not in inner.env:
+                    with self.located(inner):
+                        inner.env[param.name] = BROKEN
+                        inner.env[param.name] = self.evaluate(param.default, inner)
+            returned = self._body(definition, inner)
+        finally:
+            self._stack.pop()
+        return returned[0] if len(returned) == 1 else tuple(returned)
+
+    # nodes ----------------------------------------------------------------------------------------------------------
+
+    def name(self, word: str, scope: Scope, label: str | None, suggested: Names = ()) -> str:
+        """Choose the name of a node: its label, else the name it is assigned to, else the word with a number."""
+        if label is not None:
+            return scope.prefix + label
+        if len(suggested) == 1 and scope.prefix + suggested[0] not in self.build.names:
+            return scope.prefix + suggested[0]
+        while True:
+            count = scope.counts[word] = scope.counts.get(word, 0) + 1
+            name = f"{word}_{count}"
+            if name not in scope.reserved and scope.prefix + name not in self.build.names:
+                return scope.prefix + name
+
+    def add(
+        self, name: str, op: Op, inputs: list[str], scope: Scope, place: tuple[int, int], tied: str | None = None
+    ) -> Any:
+        """Add a node; what its typing rule finds gets the trail of calls."""
+        if len(self.build.nodes) >= MOST_NODES:
+            raise Mistake(f"a network has at most {MOST_NODES} nodes", *place, code="bound")
+        found = self.build.diagnostics
+        before = len(found)
+        if self.build.add(name, op, inputs, tied, Span(scope.source, *place)) is not None:
+            return Value(name)
+        trail = self._trail()
+        for i in range(before, len(found)):
+            d = found[i]
+            found[i] = Diagnostic(d.message, d.span, (*d.notes, *trail), d.help, d.code, d.nodes)
+        return BROKEN
+
+
+def _words(cls: type[Op]) -> frozenset[str]:
+    """Return the attributes of an op that take a word."""
+    return frozenset(a.name for a in attributes(cls) if a.kind == "word")
+
+
+def _values(word: str, cls: type[Op], given: list[Given]) -> tuple[list[str], list[Given]]:
+    """Part the arguments of an op into the nodes it reads and its attributes."""
+    inputs: list[str] = []
+    most = len(given) if cls.arity is None else cls.arity
+    for i, argument in enumerate(given):
+        value = argument.value
+        if argument.name is not None or len(inputs) >= most:
+            return inputs, given[i:]
+        if isinstance(value, Value):
+            inputs.append(value.node)
+        elif isinstance(value, tuple) and value and all(isinstance(v, Value) for v in value):
+            inputs.extend(v.node for v in value)
+        elif cls.arity is None and inputs:
+            return inputs, given[i:]
+        else:
+            found = describe(value)
+            raise Mistake(f"{word} takes a value here, found {found}", argument.start, argument.end)
+    return inputs, []

@@ -1,0 +1,1 @@
+"""irgrow: a compiler for neural networks that change shape while they learn."""

@@ -1,0 +1,47 @@
+"""What a network costs: parameters and multiply-accumulate operations, per node and in all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from irgrow.graph import Graph
+from irgrow.ops import numel
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCost:
+    """Cost of one node: trainable parameters it owns, buffer entries, and MACs for one sample."""
+
+    parameters: int
+    buffers: int
+    macs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Cost of a network; `nodes` in program order."""
+
+    nodes: dict[str, NodeCost]
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters, tied ones counted once."""
+        return sum(n.parameters for n in self.nodes.values())
+
+    @property
+    def buffers(self) -> int:
+        """Entries of buffers."""
+        return sum(n.buffers for n in self.nodes.values())
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulate operations for one sample (one multiplication and one addition count as one)."""
+        return sum(n.macs for n in self.nodes.values())
+
+
+def cost(graph: Graph) -> Cost:
+    """Count parameters and operations of a graph; nothing is allocated."""
+    owned: dict[str, list[int]] = {n.name: [0, 0] for n in graph}
+    for param in graph.params.values():
+        owned[param.owner][0 if param.spec.trainable else 1] += numel(param.spec.dims, graph.widths)
+    return Cost({n.name: NodeCost(owned[n.name][0], owned[n.name][1], n.op.macs(graph.signatures[n.name], graph.widths)) for n in graph})

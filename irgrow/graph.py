@@ -1,0 +1,314 @@
+"""The typed graph of a network: nodes in program order, their axes and their parameters.
+
+A `Graph` is frozen. A rewrite makes a new one; what was not touched is shared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from irgrow import registry
+from irgrow.axes import Atom, Axis, Const, IndexMap, Why, atoms, size_of, substitute
+from irgrow.errors import Diagnostic, OptionError, ProgramError, Span, did_you_mean
+from irgrow.ops import Op, ParamSpec, Role, Signature, TensorType, numel
+from irgrow.typing import Typed, Typer
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+NAME = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One op at work: a node is identified by its name.
+
+    Args:
+        name: Dotted name.
+        op: What it computes.
+        inputs: Names of the nodes it reads.
+        tied: A node whose parameters it uses instead of its own.
+        span: Where it was written.
+    """
+
+    name: str
+    op: Op
+    inputs: tuple[str, ...] = ()
+    tied: str | None = None
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """A parameter or buffer of a network.
+
+    Args:
+        name: Full name, such as `c1.weight`; also its name in a state dict.
+        spec: Its axes, roles and initial values, as its owner declares them.
+        owner: The node that owns it.
+        uses: Every node that uses it with the roles it gives to the dimensions, the owner first.
+    """
+
+    name: str
+    spec: ParamSpec
+    owner: str
+    uses: tuple[tuple[str, tuple[Role, ...]], ...]
+
+    def roles(self, dim: int) -> frozenset[Role]:
+        """Return the roles a dimension has in any of its uses."""
+        return frozenset(roles[dim] for _, roles in self.uses)
+
+
+@dataclass(frozen=True, repr=False)
+class Graph:
+    """A network.
+
+    Args:
+        name: Name of the network.
+        nodes: Nodes, inputs before uses.
+        outputs: Names of the nodes whose values are returned.
+        sizes: Sizes of the axes the nodes declare.
+        named: Axes the program names, in order.
+        fixed: Those of them it locks.
+    """
+
+    name: str
+    nodes: tuple[Node, ...]
+    outputs: tuple[str, ...]
+    sizes: Mapping[str, int]
+    named: tuple[str, ...] = ()
+    fixed: frozenset[str] = frozenset()
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.nodes, self.outputs))
+
+    def __str__(self) -> str:
+        return str(registry.call("print", self))
+
+    def __repr__(self) -> str:
+        return f'parse("""\n{self}""")'
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Print as a program in Hypothesis and IPython."""
+        printer.text(repr(self))
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __getitem__(self, name: str) -> Node:
+        return self.by_name[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.by_name
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the printed program."""
+        return hashlib.sha256(str(self).encode()).hexdigest()
+
+    @cached_property
+    def by_name(self) -> dict[str, Node]:
+        """Nodes by name."""
+        return {n.name: n for n in self.nodes}
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the network's inputs, in order."""
+        return tuple(n.name for n in self.nodes if n.op.kind == "input")
+
+    @cached_property
+    def users(self) -> dict[str, tuple[str, ...]]:
+        """For every node the nodes that read it, each once, in order."""
+        found: dict[str, dict[str, None]] = {n.name: {} for n in self.nodes}
+        for node in self.nodes:
+            for name in node.inputs:
+                found[name][node.name] = None
+        return {name: tuple(users) for name, users in found.items()}
+
+    # types ----------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def typed(self) -> Typed:
+        """Types, axes and locks."""
+        typer = Typer(self.sizes, dict.fromkeys(self.fixed), set(self.named))
+        for node in self.nodes:
+            typer.add(node)
+        return typer.settle(self.outputs)
+
+    @property
+    def types(self) -> dict[str, TensorType]:
+        """The type of every node's output."""
+        return self.typed.types
+
+    @property
+    def signatures(self) -> dict[str, Signature]:
+        """The signature of every node."""
+        return self.typed.signatures
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        """Sizes of all atoms, declared and derived."""
+        return self.typed.axes.sizes
+
+    def size(self, axis: Axis) -> int:
+        """Return the size of an axis."""
+        return size_of(axis, self.widths)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a node's output, without the batch."""
+        return tuple(self.size(d) for d in self.types[name].dims)
+
+    def axis(self, site: str) -> Axis:
+        """Return an axis by its name, or the axis of the units a node carries.
+
+        Raises:
+            OptionError: There is no such axis or node.
+        """
+        if site in self.typed.axes.sizes:
+            return self.typed.axes.resolve(Atom(site))
+        if site in self.types:
+            return self.types[site].units
+        known = [*self.by_name, *self.typed.axes.sizes]
+        close = did_you_mean(site, known)
+        raise OptionError(f"no axis or node is called `{site}`" + (f"; {close}" if close else ""))
+
+    def locked(self, axis: Axis) -> Why | None:
+        """Return why an axis cannot be edited, or `None`."""
+        return self.typed.axes.locked(axis)
+
+    @cached_property
+    def leaves(self) -> tuple[str, ...]:
+        """Names of the atoms that edits speak of, in program order."""
+        found: dict[str, None] = {}
+        for signature in self.signatures.values():
+            for axis in (*signature.output.dims, *signature.axes.values()):
+                found.update((a.name, None) for a in atoms(axis))
+        return tuple(found)
+
+    # parameters -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def specs(self) -> dict[str, tuple[ParamSpec, ...]]:
+        """The parameters of every node, under their own names."""
+        return {n.name: n.op.params(self.signatures[n.name]) for n in self.nodes}
+
+    def param_name(self, node: str, local: str) -> str:
+        """Return the full name of a node's parameter, which another node may own."""
+        owned = local not in self.typed.shared.get(node, ())
+        return f"{node if owned else self.typed.owners[node]}.{local}"
+
+    @cached_property
+    def params(self) -> dict[str, Param]:
+        """All parameters and buffers by full name, in program order."""
+        uses: dict[str, list[tuple[str, tuple[Role, ...]]]] = {}
+        specs: dict[str, tuple[str, ParamSpec]] = {}
+        for name, own in self.specs.items():
+            for spec in own:
+                full = self.param_name(name, spec.name)
+                specs.setdefault(full, (name, spec))
+                uses.setdefault(full, []).append((name, spec.roles))
+        return {full: Param(full, spec, owner, tuple(uses[full])) for full, (owner, spec) in specs.items()}
+
+    def param_shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a parameter."""
+        return tuple(self.size(d) for d in self.params[name].spec.dims)
+
+    def count(self, trainable: bool = True) -> int:
+        """Return the number of trainable parameters, or with `trainable=False` of all entries, buffers included."""
+        return sum(numel(p.spec.dims, self.widths) for p in self.params.values() if p.spec.trainable or not trainable)
+
+    # edits ----------------------------------------------------------------------------------------------------------
+
+    def resized(self, edits: Mapping[str, IndexMap]) -> Graph:
+        """Return the graph after an edit of leaf atoms (new index -> old index or `NEW`)."""
+        leaves = {name: len(m) for name, m in edits.items()}
+        new = dict(self.widths) | leaves
+        resolve = self.typed.axes.resolve
+        sizes = {n: size_of(resolve(Atom(n)), new) for n in self.sizes}
+        nodes = []
+        for node in self.nodes:
+            signature = self.signatures[node.name]
+            touched = any(a.name in edits for axis in signature.axes.values() for a in atoms(axis))
+            op = node.op.resized(signature, self.widths, new) if touched else node.op
+            gone = {a.name for axis in op.widths().values() for a in atoms(axis) if sizes[a.name] == 0}
+            if gone:
+                op = _without(op, gone)
+            nodes.append(node if op is node.op else Node(node.name, op, node.inputs, node.tied, node.span))
+        sizes = {n: size for n, size in sizes.items() if size}
+        graph = Graph(self.name, tuple(nodes), self.outputs, sizes, self.named, self.fixed)
+        if all(leaves.values()):
+            graph.__dict__["typed"] = self.typed.resized(edits, graph.by_name)
+            for kept in ("users", "inputs", "leaves"):
+                if kept in self.__dict__:
+                    graph.__dict__[kept] = self.__dict__[kept]
+        return graph
+
+    def to_networkx(self) -> nx.DiGraph:
+        """Return a view for algorithms: one vertex per node, with its op, and one edge per input."""
+        import networkx
+
+        view = networkx.DiGraph()
+        for node in self.nodes:
+            view.add_node(node.name, op=node.op)
+            view.add_edges_from((source, node.name) for source in node.inputs)
+        return view
+
+
+def _without(op: Op, gone: set[str]) -> Op:
+    """Return an op with empty atoms taken out of its widths."""
+    empty: dict[str, Axis] = dict.fromkeys(gone, Const(0))
+    return replace(op, **{name: substitute(axis, empty) for name, axis in op.widths().items()})
+
+
+def reachable(nodes: Iterable[Node], outputs: Iterable[str]) -> set[str]:
+    """Return the names of the nodes that an output depends on."""
+    by_name = {n.name: n for n in nodes}
+    found: set[str] = set()
+    pending = list(outputs)
+    while pending:
+        name = pending.pop()
+        if name not in found and name in by_name:
+            found.add(name)
+            pending.extend(by_name[name].inputs)
+    return found
+
+
+def declared(nodes: Iterable[Node]) -> set[str]:
+    """Return the names of the atoms that nodes declare."""
+    return {a.name for n in nodes for axis in n.op.widths().values() for a in atoms(axis)}
+
+
+def rebuilt(
+    graph: Graph,
+    nodes: Iterable[Node],
+    sizes: Mapping[str, int] | None = None,
+    outputs: tuple[str, ...] | None = None,
+) -> Graph:
+    """Return a graph with other nodes, keeping of the declared axes those still in use.
+
+    Raises:
+        ProgramError: The result is not well-formed.
+    """
+    kept = tuple(nodes)
+    used = declared(kept)
+    widths = dict(graph.sizes) | dict(sizes or {})
+    new = Graph(
+        graph.name,
+        kept,
+        graph.outputs if outputs is None else outputs,
+        {n: s for n, s in widths.items() if n in used},
+        tuple(n for n in graph.named if n in used),
+        frozenset(n for n in graph.fixed if n in used),
+    )
+    problems: tuple[Diagnostic, ...] = new.typed.diagnostics
+    if problems:
+        raise ProgramError(problems)
+    return new

@@ -1,0 +1,170 @@
+"""Attributes of ops and options of passes, triggers and initializers: dataclass fields that know how they are written.
+
+A field made by one of the helpers below carries its kind and range. The parser converts by kind, the printer prints by
+kind, and one function says what is wrong with a value, so no op repeats these checks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field, fields
+from math import isfinite
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """One attribute: its name, kind, default and range.
+
+    Args:
+        name: Field name, which is also its name in the language.
+        kind: `width`, `integer`, `real`, `flag`, `word`, `window` (an integer or one per dimension), `integers`.
+        default: Its default; `MISSING` if it must be given.
+        low: Smallest value allowed, of each entry.
+        choices: The words allowed.
+        open_low: Whether `low` itself is excluded.
+        optional: Whether `None` is allowed.
+        implied: For a width: whether it only cuts an axis that others make.
+    """
+
+    name: str
+    kind: str
+    default: Any = MISSING
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    open_low: bool = False
+    optional: bool = False
+    implied: bool = False
+
+    @property
+    def required(self) -> bool:
+        """Whether it must be given."""
+        return self.default is MISSING
+
+    def problem(self, value: Any) -> str | None:
+        """Return what is wrong with a value, expected and found, or `None`."""
+        if value is None:
+            return None if self.optional else f"`{self.name}` must be given"
+        match self.kind:
+            case "integer":
+                bad = not _is_int(value)
+                return self._expected("an integer", value) if bad else self._out_of_range(value)
+            case "real":
+                bad = not (_is_int(value) or isinstance(value, float)) or not isfinite(value)
+                return self._expected("a finite number", value) if bad else self._out_of_range(value)
+            case "flag":
+                return None if isinstance(value, bool) else self._expected("true or false", value)
+            case "word":
+                known = isinstance(value, str) and value in self.choices
+                return None if known else self._expected("one of " + ", ".join(self.choices), value)
+            case "window" | "integers":
+                entries = value if isinstance(value, tuple) else (value,)
+                if not entries or not all(_is_int(e) for e in entries):
+                    return self._expected("an integer or a list of integers", value)
+                return next((p for e in entries if (p := self._out_of_range(e))), None)
+        return None
+
+    def _expected(self, what: str, value: Any) -> str:
+        return f"`{self.name}` takes {what}, found {show(value)}"
+
+    def _out_of_range(self, value: float) -> str | None:
+        if self.low is not None and (value <= self.low if self.open_low else value < self.low):
+            sign = "above" if self.open_low else "at least"
+            return f"`{self.name}` must be {sign} {show(self.low)}, found {show(value)}"
+        if self.high is not None and value > self.high:
+            return f"`{self.name}` must be at most {show(self.high)}, found {show(value)}"
+        return None
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def show(value: Any) -> str:
+    """Write a value as the language writes it.
+
+    >>> show((3, 5)), show(True), show(1e-05), show(2.0)
+    ('[3, 5]', 'true', '1e-05', '2.0')
+    """
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case tuple() | list():
+            return "[" + ", ".join(show(v) for v in value) + "]"
+        case float():
+            return repr(value)
+        case None:
+            return "nothing"
+        case _:
+            return str(value)
+
+
+_KNOWN: dict[type, tuple[Attribute, ...]] = {}
+
+
+def attributes(cls: type) -> tuple[Attribute, ...]:
+    """Return the attributes of a dataclass, in order; fields not made by a helper are left out."""
+    known = _KNOWN.get(cls)
+    if known is not None:
+        return known
+    found = []
+    for f in fields(cls):
+        made = f.metadata.get("attribute")
+        if made is not None:
+            values = {
+                k: getattr(made, k) for k in ("kind", "low", "high", "choices", "open_low", "optional", "implied")
+            }
+            found.append(Attribute(f.name, default=f.default, **values))
+    _KNOWN[cls] = tuple(found)
+    return _KNOWN[cls]
+
+
+def _field(default: Any, kind: str, **options: Any) -> Any:
+    return field(
+        default=default, metadata={"attribute": Attribute("", kind, default, optional=default is None, **options)}
+    )
+
+
+def width(default: Any = MISSING, low: int = 1, implied: bool = False) -> Any:
+    """Declare a width: a number, which makes a fresh axis, or a named axis."""
+    return _field(default, "width", low=low, implied=implied)
+
+
+def integer(default: Any = MISSING, low: int | None = 1, high: int | None = None) -> Any:
+    """Declare an integer."""
+    return _field(default, "integer", low=low, high=high)
+
+
+def real(default: Any = MISSING, low: float | None = None, high: float | None = None, open_low: bool = False) -> Any:
+    """Declare a finite number."""
+    return _field(default, "real", low=low, high=high, open_low=open_low)
+
+
+def flag(default: Any = MISSING) -> Any:
+    """Declare true or false."""
+    return _field(default, "flag")
+
+
+def word(*choices: str, default: Any = MISSING) -> Any:
+    """Declare one of several words."""
+    return _field(default, "word", choices=choices)
+
+
+def window(default: Any = MISSING, low: int = 1) -> Any:
+    """Declare an integer, or a list with one integer per position dimension."""
+    return _field(default, "window", low=low)
+
+
+def integers(default: Any = MISSING, low: int = 0) -> Any:
+    """Declare a list of integers."""
+    return _field(default, "integers", low=low)
+
+
+def site(default: Any = MISSING) -> Any:
+    """Declare the name of an axis or node."""
+    return _field(default, "site")
+
+
+def plan(group: str, default: Any = MISSING) -> Any:
+    """Declare an object of a registered group, such as an initializer."""
+    return _field(default, "plan", choices=(group,))

@@ -1,0 +1,169 @@
+"""Applying transfers to tensors: weights, buffers, gradients, optimizer slots and averages by the same maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from irgrow.axes import NEW, IndexMap
+from irgrow.errors import CompilerBug
+from irgrow.fills import Fill, generator
+from irgrow.morphism import Chain, Compute, Gather, Keep, Morphism, New, Select, Transfer
+
+
+class Kind(Enum):
+    """What a tensor holds, which says how it follows a rewrite."""
+
+    VALUE = "value"  # the parameter itself, or an average of it: scaled as the value, filled as the parameter
+    GRADIENT = "gradient"  # linear in the gradient: scaled as the gradient
+    SQUARE = "square"  # quadratic in the gradient: scaled by its square
+    MAGNITUDE = "magnitude"  # absolute value of the gradient, or a step size: scaled by the absolute value
+
+
+def move(
+    transfer: Transfer,
+    old: Mapping[str, Tensor],
+    shape: tuple[int, ...],
+    name: str,
+    seed: int,
+    kind: Kind = Kind.VALUE,
+    fill: Fill | None = None,
+) -> Tensor:
+    """Return the tensor a transfer makes.
+
+    Args:
+        transfer: Where it comes from.
+        old: Old tensors by parameter name; for a slot, that slot of every parameter.
+        shape: The new shape.
+        name: The new parameter, part of the seed of random fills.
+        seed: The seed of the rewrite.
+        kind: What the tensor holds.
+        fill: What new entries are filled with, instead of the transfer's own fills.
+    """
+    match transfer:
+        case Keep(source):
+            return old[source]
+        case Select():
+            return _select(transfer, old[transfer.name], shape, generator(seed, name), kind, fill)
+        case Gather():
+            return _gather(transfer, old[transfer.name], generator(seed, name), fill)
+        case New():
+            made = (fill or transfer.fill).draw(shape, generator(seed, name), transfer.fan_in)
+            return torch.from_numpy(np.ascontiguousarray(made))
+        case Compute(rule):
+            raise CompilerBug(f"no rule `{rule}`")
+        case Chain(steps):
+            tensors = dict(old)
+            made_name = name
+            for step, step_seed, made_name in steps:
+                tensors[made_name] = move(step, tensors, (), made_name, step_seed, kind, fill)
+            return tensors[made_name]
+    raise CompilerBug(f"unknown transfer {transfer}")
+
+
+def _select(
+    t: Select, old: Tensor, shape: tuple[int, ...], rng: np.random.Generator, kind: Kind, fill: Fill | None
+) -> Tensor:
+    new = old
+    fresh: list[tuple[int, IndexMap]] = []
+    for dim, m in enumerate(t.maps):
+        if m is None:
+            continue
+        index = torch.from_numpy(np.where(m == NEW, 0, m)).to(old.device)
+        if old.shape[dim]:
+            new = new.index_select(dim, index)
+        else:
+            new = new.new_zeros((*new.shape[:dim], len(m), *new.shape[dim + 1 :]))
+        if (added := np.flatnonzero(m == NEW)).size:
+            fresh.append((dim, added))
+    if new is old:
+        new = old.clone()
+    for dim in range(len(t.maps)):
+        factor = t.factor(dim) if kind is Kind.VALUE else t.grad_factor(dim)
+        if factor is not None:
+            new = new * _along(_powered(factor, kind), dim, new)
+    _fill(t, new, old, fresh, rng, fill)
+    if shape and tuple(new.shape) != shape:
+        raise CompilerBug(f"`{t.name}` was to have shape {list(shape)}, its maps give {list(new.shape)}")
+    return new
+
+
+def _powered(factor: np.ndarray, kind: Kind) -> np.ndarray:
+    if kind is Kind.SQUARE:
+        return factor**2
+    return np.abs(factor) if kind is Kind.MAGNITUDE else factor
+
+
+def _along(values: np.ndarray, dim: int, like: Tensor) -> Tensor:
+    shape = [1] * like.ndim
+    shape[dim] = -1
+    return torch.from_numpy(values.reshape(shape)).to(like)
+
+
+def _fill(
+    t: Select, new: Tensor, old: Tensor, fresh: list[tuple[int, IndexMap]], rng: np.random.Generator, fill: Fill | None
+) -> None:
+    """Write the new entries: random ones first, zeros last, because zero wins where two dimensions are new."""
+    jobs = [(fill or t.fills[dim], dim, added) for dim, added in fresh]
+    for chosen, dim, added in sorted(jobs, key=lambda job: (job[0].is_zero, job[1])):
+        index = torch.from_numpy(added).to(new.device)
+        if chosen.is_zero:
+            new.index_fill_(dim, index, 0)
+            continue
+        slab = chosen.slab(tuple(new.shape), dim, added, rng)
+        if chosen.matched:
+            slab = slab * _match(slab, old, dim)
+        new.index_copy_(dim, index, torch.from_numpy(np.ascontiguousarray(slab)).to(new))
+
+
+def _match(slab: np.ndarray, old: Tensor, dim: int) -> np.ndarray:
+    """Return factors that give new units along `dim` the mean norm of the old ones."""
+    over = tuple(d for d in range(old.ndim) if d != dim)
+    target = float(old.double().pow(2).sum(over).sqrt().mean()) if prod(old.shape) else 0.0
+    norms = np.sqrt((slab**2).sum(over, keepdims=True))
+    return np.where(norms > 0, target / np.where(norms > 0, norms, 1.0), 1.0) if target > 0 else np.ones_like(norms)
+
+
+def _gather(t: Gather, old: Tensor, rng: np.random.Generator, fill: Fill | None) -> Tensor:
+    flat = old.reshape(-1)[torch.from_numpy(np.where(t.index == NEW, 0, t.index)).to(old.device)]
+    added = np.flatnonzero(t.index == NEW)
+    chosen = fill or t.fill
+    if added.size:
+        values = torch.from_numpy(chosen.draw((added.size,), rng)).to(old) if not chosen.is_zero else 0
+        flat[torch.from_numpy(added).to(old.device)] = values
+    return flat.reshape(t.shape)
+
+
+def carried_params(morphism: Morphism, old: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the parameters of the new graph; kept ones are the same objects, the others new tensors without grad.
+
+    Args:
+        morphism: The rewrite.
+        old: The old parameters and buffers by full name.
+    """
+    like = next(iter(old.values()), torch.empty(0))
+    found: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for name, transfer in morphism.transfers.items():
+            if isinstance(transfer, Keep):
+                found[name] = old[transfer.name]
+                continue
+            shape = morphism.after.param_shape(name)
+            made = move(transfer, old, shape, name, morphism.seed)
+            template = _template(morphism, transfer, old, like)
+            dtype = torch.int64 if morphism.after.params[name].spec.integer else template.dtype
+            found[name] = made.detach().to(device=template.device, dtype=dtype)
+    return found
+
+
+def _template(morphism: Morphism, transfer: Transfer, old: Mapping[str, Tensor], like: Tensor) -> Tensor:
+    """Return an old tensor whose device and precision a new one takes."""
+    if isinstance(transfer, Select | Gather):
+        return old[transfer.name]
+    floats = (t for t in old.values() if t.is_floating_point())
+    return next(floats, like)

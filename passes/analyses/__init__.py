@@ -1,0 +1,1 @@
+"""Analyses: they read a network, they never write."""

@@ -1,0 +1,53 @@
+"""What candidate units would do: the fields they would read, and their activity behind the layer's activation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from irgrow.backends.reference import as_array
+from irgrow.edits import Impossible
+from irgrow.graph import Graph
+from irgrow.ops import Activate, LeakyReLU
+from irgrow.ops.activations import ACTIVATIONS
+from irgrow.ops.conv import Conv, padded, per_dim, taps
+from irgrow.passes.analyses.places import path
+
+Array = NDArray[np.float64]
+
+
+def flat_units(graph: Graph, name: str, value: Any) -> Array:
+    """Return a recorded value as (units, columns): samples, and within them positions, in order."""
+    array = as_array(value)
+    return np.moveaxis(array, 1 + graph.types[name].features, 0).reshape(
+        array.shape[1 + graph.types[name].features], -1
+    )
+
+
+def receptive_fields(graph: Graph, maker: str, value: Any) -> Array:
+    """Return what a unit of a layer reads, as (fan_in, columns), from the recorded input of the layer."""
+    op, array = graph[maker].op, as_array(value)
+    if not isinstance(op, Conv):
+        return flat_units(graph, graph[maker].inputs[0], value)
+    if str(op.groups) != "1":
+        raise Impossible(f"`{maker}` is a grouped convolution")
+    rank = array.ndim - 2
+    kernel, stride, padding, dilation = (per_dim(w, rank) for w in (op.kernel, op.stride, op.padding, op.dilation))
+    windows = np.stack(list(taps(padded(array, padding), kernel, stride, dilation)), axis=2)
+    return np.moveaxis(windows, 0, 2).reshape(windows.shape[1] * windows.shape[2], -1)
+
+
+def candidate_activity(graph: Graph, maker: str, before: Array) -> Array:
+    """Return the activity of candidates behind the layer's norm and activation; `before` is (candidates, columns)."""
+    for node in path(graph, maker):
+        match node.op:
+            case Activate(function):
+                return ACTIVATIONS[function].define(before)
+            case LeakyReLU(slope):
+                return np.where(before > 0, before, slope * before)
+            case _ if node.op.facts.batch_statistics:
+                centred = before - before.mean(1, keepdims=True)
+                before = centred / np.sqrt(before.var(1, keepdims=True) + 1e-5)
+    return before

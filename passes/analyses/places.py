@@ -1,0 +1,68 @@
+"""Where the units of an axis are made, activated and read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from irgrow.axes import Atom, atoms
+from irgrow.graph import Graph, Node
+from irgrow.ops import Activate, Coupling, Role
+
+
+def makers(graph: Graph, atom: str) -> list[str]:
+    """Return the nodes with parameters that make units of an atom, in program order."""
+    wanted = Atom(atom)
+    found = []
+    for node in graph:
+        specs = graph.specs[node.name]
+        if any(r is Role.MAKES and wanted in atoms(d) for s in specs for d, r in zip(s.dims, s.roles, strict=True)):
+            found.append(node.name)
+    return found
+
+
+def path(graph: Graph, maker: str) -> Iterator[Node]:
+    """Yield the per-unit nodes behind a maker, as long as there is one way on and positions stay where they are."""
+    name = maker
+    while len(graph.users[name]) == 1:
+        node = graph[graph.users[name][0]]
+        moved = graph.types[node.name] != graph.types[name]
+        if node.op.coupling is not Coupling.PER_UNIT or moved or len(node.inputs) != 1:
+            return
+        yield node
+        name = node.name
+
+
+def activation(graph: Graph, maker: str) -> str | None:
+    """Return the first activation behind a maker, norms and dropout between them allowed; `None` if there is none.
+
+    >>> from irgrow.grammar import parse
+    >>> g = parse("net n(x: [2]) { return x |> h: dense(6) |> batchnorm |> r: relu |> dense(1) }")
+    >>> activation(g, "h")
+    'r'
+    """
+    for node in path(graph, maker):
+        if isinstance(node.op, Activate) or node.op.kind == "leaky_relu":
+            return node.name
+    return None
+
+
+def measured(graph: Graph, maker: str) -> str:
+    """Return the node where the activity of a maker's units is measured: its activation, else itself."""
+    return activation(graph, maker) or maker
+
+
+def hidden_axes(graph: Graph) -> tuple[str, ...]:
+    """Return the editable axes whose units are all made by layers with an activation right behind them."""
+    return tuple(a for a in editable_axes(graph) if _activated(graph, a))
+
+
+def _activated(graph: Graph, atom: str) -> bool:
+    made = makers(graph, atom)
+    return bool(made) and all(
+        graph[m].op.coupling is Coupling.MIXING and activation(graph, m) is not None for m in made
+    )
+
+
+def editable_axes(graph: Graph) -> tuple[str, ...]:
+    """Return the leaf axes that are not locked, in program order."""
+    return tuple(a for a in graph.leaves if graph.locked(Atom(a)) is None)

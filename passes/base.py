@@ -1,0 +1,149 @@
+"""What a pass is: a frozen dataclass with options, a pure `match` and a pure `rewrite` that returns a morphism.
+
+A pass never touches a tensor and never asserts a verdict. `plan` runs one: match, rewrite, verify, prove.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from irgrow.edits import Impossible
+from irgrow.errors import ProgramError
+from irgrow.fills import generator
+from irgrow.graph import Graph
+from irgrow.morphism import Morphism
+from irgrow.ops import Attribute, attributes, show
+from irgrow.passes.preservation import Prover, newborns_without_gradient
+from irgrow.verdict import Refused, Verdict
+from irgrow.verify import check_level, verify
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a rewrite may look at beside the graph.
+
+    Args:
+        params: Parameters and buffers by full name; `None` if there are none yet.
+        seed: What the random numbers of this rewrite are derived from.
+        statistics: What a probe recorded, by the name of the node it was recorded at.
+    """
+
+    params: Mapping[str, Any] | None = None
+    seed: int = 0
+    statistics: Mapping[str, Any] = field(default_factory=dict)
+
+    def generator(self, *names: object) -> np.random.Generator:
+        """Return a generator of its own for whatever the names say."""
+        return generator(self.seed, *names)
+
+
+def textual_name(cls: type) -> str:
+    """Return the name of a class in programs.
+
+    >>> textual_name(Context)
+    'context'
+    """
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+
+
+def call_text(thing: object) -> str:
+    """Write a pass, trigger or initializer as the language writes it: options that differ from their defaults."""
+    if not hasattr(type(thing), "__dataclass_fields__"):
+        return show(thing)
+    parts = []
+    for a in attributes(type(thing)):
+        value = getattr(thing, a.name)
+        if a.required or value != a.default:
+            parts.append((a, value))
+    texts = [_option(a, v, i == k) for i, (k, (a, v)) in enumerate(zip(_positions(thing), parts, strict=False))]
+    name = textual_name(type(thing))
+    return f"{name}({', '.join(texts)})" if texts else name
+
+
+def _positions(thing: object) -> list[int]:
+    """Return the positions of the options that are written, to see which may stand without their name."""
+    return [i for i, a in enumerate(attributes(type(thing))) if a.required or getattr(thing, a.name) != a.default]
+
+
+def _option(a: Attribute, value: Any, positional: bool) -> str:
+    text = call_text(value) if a.kind == "plan" else _site(value) if a.kind == "site" else show(value)
+    return text if positional and a.kind in ("site", "integer", "integers", "word") else f"{a.name} = {text}"
+
+
+def _site(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name) else f'"{name}"'
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Base of all passes; the fields of a subclass are its options.
+
+    Class attributes:
+        may_leave_dead: Whether new units without gradient are allowed; no pass of irgrow does.
+    """
+
+    may_leave_dead: ClassVar[bool] = False
+
+    def __str__(self) -> str:
+        return call_text(self)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Print as the language writes it, in Hypothesis and IPython."""
+        printer.text(str(self))
+
+    @property
+    def site(self) -> str:
+        """The axis or node it works on."""
+        raise NotImplementedError
+
+    def match(self, graph: Graph, site: str) -> str | None:
+        """Return the reason why it does not apply, or `None`."""
+        raise NotImplementedError
+
+    def rewrite(self, graph: Graph, site: str, context: Context) -> Morphism:
+        """Return what happens to the graph and to every parameter.
+
+        Raises:
+            Impossible: It turns out not to apply; carries the reason.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A rewrite that was worked out but not carried out."""
+
+    verdict: Verdict
+    morphism: Morphism | None = None
+
+
+def plan(pass_: Pass, graph: Graph, context: Context | None = None) -> Plan:
+    """Work out a rewrite and derive its verdict.
+
+    Returns:
+        The verdict, with the morphism unless it is `Refused`.
+    """
+    context = context or Context()
+    site = pass_.site
+    span = graph[site].span if site in graph else None
+    reason = pass_.match(graph, site)
+    if reason is not None:
+        return Plan(Refused(reason, site, span))
+    try:
+        morphism = pass_.rewrite(graph, site, context)
+    except Impossible as impossible:
+        return Plan(Refused(impossible.reason, site, span))
+    except ProgramError as error:
+        return Plan(Refused(f"the result would not be well-formed: {error.diagnostics[0].message}", site, span))
+    if check_level() > 0 and (violations := verify(morphism.after)):
+        return Plan(Refused(f"the result would not be well-formed: {violations[0].message}", site, span))
+    prover = Prover(morphism, context.params)
+    prover.run()
+    if not pass_.may_leave_dead and (dead := newborns_without_gradient(prover)):
+        return Plan(Refused(dead, site, span))
+    return Plan(prover.verdict(), morphism)

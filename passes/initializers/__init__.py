@@ -1,0 +1,1 @@
+"""Initializers: how new units start."""

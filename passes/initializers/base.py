@@ -1,0 +1,50 @@
+"""What an initializer is: how the fan-in of new units starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from irgrow.axes import IndexMap
+from irgrow.fills import Fill
+from irgrow.graph import Graph
+from irgrow.passes.base import Context, call_text
+
+
+@dataclass(frozen=True)
+class Newborns:
+    """The units an initializer is asked about.
+
+    Args:
+        graph: The network before they are there.
+        edits: The edit that adds them.
+        context: Parameters, seed and what was recorded.
+    """
+
+    graph: Graph
+    edits: Mapping[str, IndexMap]
+    context: Context
+
+
+@dataclass(frozen=True)
+class Initializer:
+    """Base of initializers; the fields of a subclass are its options."""
+
+    def __str__(self) -> str:
+        return call_text(self)
+
+    def needs(self, graph: Graph, edits: Mapping[str, IndexMap]) -> tuple[str, ...]:
+        """Return the nodes whose values must have been recorded in `context.statistics`."""
+        return ()
+
+    def default(self) -> Fill:
+        """Return what new rows of weights start from where `chosen` says nothing."""
+        raise NotImplementedError
+
+    def chosen(self, newborns: Newborns) -> dict[str, Fill]:
+        """Return fills of particular parameters by full name.
+
+        Raises:
+            Impossible: What it needs is missing or degenerate.
+        """
+        return {}

@@ -1,0 +1,8 @@
+"""The preservation prover: verdicts are derived here, not asserted by passes."""
+
+from __future__ import annotations
+
+from irgrow.passes.preservation.liveness import newborns_without_gradient
+from irgrow.passes.preservation.prover import Prover, prove
+
+__all__ = ["Prover", "newborns_without_gradient", "prove"]

@@ -1,0 +1,90 @@
+"""Whether new units can learn at all: a unit with zero fan-in and zero fan-out never receives a gradient."""
+
+from __future__ import annotations
+
+from irgrow.axes import NEW
+from irgrow.graph import Node
+from irgrow.ops import Coupling
+from irgrow.passes.preservation.known import ZERO, Known
+from irgrow.passes.preservation.prover import Prover
+
+
+def _has_new(k: Known) -> bool:
+    return bool(k.new.any())
+
+
+def _new_is_zero(k: Known) -> bool:
+    return bool((k.status[k.new] == ZERO).all())
+
+
+def _reads_new(p: Prover, node: Node, k: Known) -> bool:
+    """Whether a mixing node reads new units with weights that are not zero."""
+    weight = p.before.specs[node.name][0]
+    carried = p.carried(node.name, weight)
+    fill = None if carried is None else carried.fills[1]
+    return fill is not None and not fill.is_zero
+
+
+def _demands(p: Prover, node: Node, wanted: bool) -> list[bool]:
+    """Return for every input of a node whether a gradient reaches its new units, given that of the output."""
+    inputs = [p.known[i] for i in node.inputs]
+    s = p.before.signatures[node.name]
+    match node.op.coupling:
+        case Coupling.MIXING if inputs[0].dim == node.op.mixes(s):
+            return [_reads_new(p, node, inputs[0])]
+        case Coupling.PER_UNIT:
+            return [wanted and (not _new_is_zero(inputs[0]) or node.op.facts.slope_at_zero != 0.0)]
+        case Coupling.PRODUCT:
+            others = [[k for j, k in enumerate(inputs) if j != i] for i in range(len(inputs))]
+            return [wanted and not any(_has_new(k) and _new_is_zero(k) for k in rest) for rest in others]
+        case Coupling.ATTENTION:
+            q, k, _ = inputs
+            inner = not _has_new(p.known[node.name]) or p.map_of(s.axes["head_dim"]) is not None
+            through = [not _new_is_zero(k), not _new_is_zero(q)] if inner else [wanted, wanted]
+            return [*through, wanted]
+        case _:
+            return [wanted] * len(inputs)
+
+
+def newborns_without_gradient(p: Prover) -> str | None:
+    """Return why the new units of a morphism would never receive a gradient, or `None` if they do.
+
+    The prover must have run. The question is answered for all new units together; it assumes that values that are not
+    known to be zero are not.
+    """
+    if not any((m == NEW).any() for m in p.morphism.edits.values()):
+        return None
+    demand = dict.fromkeys(p.after.outputs, True)
+    for node in reversed(p.after.nodes):
+        if p.old(node) is None:
+            demand.update(dict.fromkeys(node.inputs, True))
+            continue
+        if not node.inputs or not any(_has_new(p.known[i]) for i in node.inputs):
+            continue
+        for name, wanted in zip(node.inputs, _demands(p, node, demand.get(node.name, False)), strict=True):
+            demand[name] = demand.get(name, False) or wanted
+    for node in p.after:
+        if p.old(node) is None or not p.before.specs[node.name]:
+            continue
+        if _has_new(p.known[node.name]) and demand.get(node.name, False):
+            return None
+        s = p.before.signatures[node.name]
+        if node.op.coupling is Coupling.MIXING:
+            read = p.known[node.inputs[0]]
+            if read.dim == node.op.mixes(s) and _has_new(read) and not _new_is_zero(read):
+                return None
+    return "the new units would never receive a gradient: their fan-in and fan-out are zero, or a slope at zero is"
+
+
+def behind_batch_statistics(p: Prover) -> str | None:
+    """Return the batch norm whose new units are constant zero, or `None`.
+
+    Their variance is zero, so the gradient of the fan-in is multiplied by 1 / sqrt(eps), and a fan-in of norm 1e-2
+    already changes the output by more than half.
+    """
+    for node in p.after:
+        if node.op.facts.batch_statistics and node.inputs and p.old(node) is not None:
+            read = p.known[node.inputs[0]]
+            if _has_new(read) and _new_is_zero(read):
+                return node.name
+    return None

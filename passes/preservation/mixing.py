@@ -1,0 +1,123 @@
+"""Weighted sums: a row stays what it is if old units are read as before and new ones are zero, or read with zero."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from irgrow.axes import NEW, Axis, IndexMap
+from irgrow.fills import Masked
+from irgrow.graph import Node
+from irgrow.ops import ParamSpec
+from irgrow.passes.preservation.known import ANY, SAME, ZERO, Known
+from irgrow.passes.preservation.prover import Carried, Prover, mapped
+
+
+def mixing(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
+    """Look at the fan-in of every group, then at every row."""
+    (k,) = inputs
+    s = p.before.signatures[node.name]
+    dim = old.op.mixes(s)
+    weight, *rest = p.before.specs[node.name]
+    if p.op_changed(node, old):
+        return k.named(node.name).changed(f"the attributes of `{node.name}` differ")
+    if k.dim not in (None, dim):
+        return _beside(p, node, k, [weight, *rest])
+    axis = s.output.dims[dim]
+    size, m = p.size(axis), p.map_of(axis)
+    carried = p.carried(node.name, weight)
+    if carried is None:
+        status = np.full(size, ANY, dtype=np.int8)
+        return mapped(k, status, node.name, dim, m, why=k.why or f"`{node.name}` has other weights")
+    groups = p.size(s.axes["groups"]) if "groups" in s.axes else 1
+    fan_in, why = _fan_in(p, node, k, weight, carried, groups, s.inputs[0].dims[dim])
+    rows = index(carried.maps[0], size)
+    new = rows == NEW
+    fine = np.repeat(fan_in, size // groups) & (rows == index(m, size))
+    for spec in rest:
+        came = p.carried(node.name, spec)
+        if came is None or not np.array_equal(index(came.maps[0], size), rows) or not _alike(came, carried):
+            fine[:] = False
+            why = why or f"the bias of `{node.name}` is not carried over as it was"
+    status = np.where(fine & ~new, SAME, ANY).astype(np.int8)
+    status[new & _zero_rows(p, node, [weight, *rest], size)] = ZERO
+    made = np.where(new, np.arange(size), -1) if new.any() else None
+    return mapped(k, status, node.name, dim, m, carried.scale[0], why, node.name, made)
+
+
+def index(m: IndexMap | None, size: int) -> IndexMap:
+    """Return an index map in full."""
+    return np.arange(size) if m is None else m
+
+
+def _alike(a: Carried, b: Carried) -> bool:
+    """Whether two parameters were scaled alike along their rows."""
+    x, y = a.scale[0], b.scale[0]
+    return (x is None and y is None) or (x is not None and y is not None and np.array_equal(x, y))
+
+
+def _zero_rows(p: Prover, node: Node, specs: list[ParamSpec], size: int) -> NDArray[np.bool_]:
+    """Return the rows that are zero if they are new: zero weights and a zero bias."""
+    zero = np.ones(size, dtype=bool)
+    for spec in specs:
+        carried = p.carried(node.name, spec)
+        fill = None if carried is None else carried.fills[0]
+        if isinstance(fill, Masked):
+            chosen = np.zeros(size, dtype=bool)
+            chosen[list(fill.zeros)] = True
+            zero &= chosen
+        elif fill is None or not fill.is_zero:
+            zero[:] = False
+    return zero
+
+
+def _beside(p: Prover, node: Node, k: Known, specs: list[ParamSpec]) -> Known:
+    """Follow a mixing op that is done at every unit of another dimension: each goes its own way."""
+    for spec in specs:
+        carried = p.carried(node.name, spec)
+        if carried is None or not carried.elsewhere(-1):
+            return k.named(node.name).changed(f"`{node.name}` has other weights")
+    status = k.status.copy()
+    if len(specs) > 1:
+        status[status == ZERO] = ANY
+    return Known(node.name, k.dim, status, k.map, k.factor, why=k.why)
+
+
+def _fan_in(
+    p: Prover, node: Node, k: Known, weight: ParamSpec, carried: Carried, groups: int, axis: Axis
+) -> tuple[NDArray[np.bool_], str | None]:
+    """Return for every group whether its weighted sum over the old units is what it was, and why not."""
+    size, local, old_local = p.size(axis), p.size(weight.dims[1]), p.before.size(weight.dims[1])
+    shape = groups, local
+    status, factor = k.spread(size).reshape(shape), k.factors(size).reshape(shape)
+    source = index(k.map, size).reshape(shape)
+    columns = index(carried.maps[1], local)
+    scale = np.ones(local) if carried.scale[1] is None else carried.scale[1]
+    fill = carried.fills[1]
+    added = columns == NEW
+    fine = np.ones(groups, dtype=bool)
+    why = None
+    for g in range(groups):
+        home = np.unique(source[g][source[g] != NEW] // old_local)
+        if groups > 1 and not home.size:
+            continue  # a new group: its rows are new as well
+        wanted = np.where(source[g] == NEW, NEW, source[g] % old_local)
+        live = ~added & (status[g] == SAME)
+        shares = np.bincount(wanted[live], (scale * factor[g])[live], old_local)
+        off = np.flatnonzero(np.abs(shares - 1.0) > 1e-12)
+        if home.size > 1:
+            reason = f"a group of `{node.name}` reads units of several old ones"
+        elif (added & (status[g] != ZERO)).any() and fill is not None and not fill.is_zero:
+            reason = f"`{node.name}` reads new units with weights that are not zero"
+        elif (~added & (columns != wanted) & (status[g] != ZERO)).any():
+            reason = f"`{node.name}` reads units with the weights of others"
+        elif (~added & (status[g] == ANY)).any():
+            reason = k.why or f"`{node.name}` reads units that changed"
+        elif off.size and (shares[off] != 0).any():
+            reason = f"the shares of the split units that `{node.name}` reads do not sum to one"
+        elif off.size and not p.column_is_zero(node.name, weight, off):
+            reason = k.why or f"`{node.name}` reads {off.size} units that are gone"
+        else:
+            continue
+        fine[g], why = False, why or reason
+    return fine, why

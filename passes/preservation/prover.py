@@ -1,0 +1,224 @@
+"""The prover: an abstract interpreter over the new graph that compares every value with its old self.
+
+It walks the nodes once. For each it asks one question per unit: is this the old unit, is it always zero, or is nothing
+known? What an op does to these answers follows from its coupling and the facts it declares (`rules`), and from how its
+parameters were carried. Whatever is not certain is `ANY`, so a conclusion of sameness is sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from irgrow.axes import NEW, Axis, IndexMap, index_map, size_of
+from irgrow.fills import Fill
+from irgrow.graph import Graph, Node
+from irgrow.morphism import Keep, Morphism, New, Select
+from irgrow.ops import ParamSpec, attributes
+from irgrow.passes.preservation.known import ANY, SAME, Known, uniform
+from irgrow.passes.preservation.ranges import Interval, value_range
+from irgrow.verdict import Changes, Exact, Verdict
+
+
+@dataclass(frozen=True)
+class Carried:
+    """How a parameter came over, dimension by dimension.
+
+    Args:
+        maps: The index maps applied.
+        expected: The index maps that the edit of the axes asks for.
+        scale: Factors of the values.
+        fills: What new entries are filled with.
+    """
+
+    maps: tuple[IndexMap | None, ...]
+    expected: tuple[IndexMap | None, ...]
+    scale: tuple[NDArray[np.float64] | None, ...]
+    fills: tuple[Fill | None, ...]
+
+    def intact(self, dim: int, size: int) -> NDArray[np.bool_]:
+        """Return which of the new entries along a dimension are the old ones the edit asks for, unscaled."""
+        actual, wanted = self.maps[dim], self.expected[dim]
+        same = np.array_equal(_full(actual, size), _full(wanted, size))
+        ok = np.full(size, True) if same else _full(actual, size) == _full(wanted, size)
+        factor = self.scale[dim]
+        return ok if factor is None else ok & (factor == 1.0)
+
+    def elsewhere(self, dim: int) -> bool:
+        """Return whether all other dimensions came over as the edit asks, unscaled."""
+        return all(
+            self.scale[d] is None and _equal(self.maps[d], self.expected[d]) for d in range(len(self.maps)) if d != dim
+        )
+
+
+def _full(m: IndexMap | None, size: int) -> IndexMap:
+    return np.arange(size) if m is None else m
+
+
+def _equal(a: IndexMap | None, b: IndexMap | None) -> bool:
+    if a is None or b is None:
+        present = b if a is None else a
+        return present is None or np.array_equal(present, np.arange(len(present)))
+    return np.array_equal(a, b)
+
+
+class Prover:
+    """Compares the two graphs of a morphism.
+
+    Attributes:
+        known: What is known of every value of the new graph.
+        wishes: New rows of makers that would have to be zero for the function to stay: node -> rows.
+        eval_only: Whether random numbers differ, so that sameness holds in evaluation mode only.
+    """
+
+    def __init__(self, morphism: Morphism, params: Mapping[str, Any] | None = None) -> None:
+        self.morphism = morphism
+        self.before: Graph = morphism.before
+        self.after: Graph = morphism.after
+        self.params = params
+        self.known: dict[str, Known] = {}
+        self.wishes: dict[str, set[int]] = {}
+        self.eval_only = False
+        self._maps: dict[Axis, IndexMap | None] = {}
+        self._sizes = dict(self.before.widths) | {name: len(m) for name, m in morphism.edits.items()}
+
+    # what rules ask -------------------------------------------------------------------------------------------------
+
+    def map_of(self, axis: Axis) -> IndexMap | None:
+        """Return the edit of an axis of the old graph."""
+        if not self.morphism.edits:
+            return None
+        if axis not in self._maps:
+            self._maps[axis] = index_map(axis, self.morphism.edits, self.before.widths)
+        return self._maps[axis]
+
+    def size(self, axis: Axis) -> int:
+        """Return the new size of an axis of the old graph."""
+        return size_of(axis, self._sizes)
+
+    def old(self, node: Node) -> Node | None:
+        """Return the node of the old graph that this one continues."""
+        found = self.before.by_name.get(node.name)
+        return found if found is not None and type(found.op) is type(node.op) else None
+
+    def spec(self, node: str, name: str) -> ParamSpec | None:
+        """Return a parameter of a node in the old graph."""
+        return next((s for s in self.before.specs[node] if s.name == name), None)
+
+    def carried(self, node: str, spec: ParamSpec) -> Carried | None:
+        """Return how a parameter of a continued node came over; `None` if it is not the old one at all."""
+        transfer = self.morphism.transfers[self.after.param_name(node, spec.name)]
+        old = self.before.param_name(node, spec.name)
+        expected = tuple(self.map_of(d) for d in spec.dims)
+        nothing: tuple[None, ...] = (None,) * len(spec.dims)
+        if isinstance(transfer, Keep) and transfer.name == old:
+            return Carried(nothing, expected, nothing, nothing)
+        if isinstance(transfer, Select) and transfer.name == old:
+            return Carried(transfer.maps, expected, transfer.scale or nothing, transfer.fills)
+        return None
+
+    def fresh(self, node: str, name: str) -> New | None:
+        """Return the transfer of a parameter of a new node, if it is a fresh tensor."""
+        transfer = self.morphism.transfers.get(self.after.param_name(node, name))
+        return transfer if isinstance(transfer, New) else None
+
+    def column_is_zero(self, node: str, spec: ParamSpec, columns: NDArray[np.int64]) -> bool:
+        """Return whether old weights reading these units are known to be zero."""
+        if self.params is None or not columns.size:
+            return not columns.size
+        weight = self.params[self.before.param_name(node, spec.name)]
+        return not bool((weight[:, columns] != 0).any())
+
+    def range_of(self, name: str) -> Interval:
+        """Return an interval for an old value."""
+        return value_range(self.before, name)
+
+    def op_changed(self, node: Node, old: Node, pinned: tuple[str, ...] = ()) -> bool:
+        """Return whether an attribute other than a width, or one that a rule looks at itself, differs."""
+        return any(
+            getattr(node.op, a.name) != getattr(old.op, a.name)
+            for a in attributes(type(node.op))
+            if a.kind != "width" and a.name not in pinned
+        )
+
+    # the walk -------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Work out what is known of every value."""
+        from irgrow.passes.preservation.fresh import fresh
+        from irgrow.passes.preservation.rules import RULES
+
+        touched = set(self.morphism.touched)
+        for node in self.after:
+            inputs = [self.known[i] for i in node.inputs]
+            old = self.old(node)
+            if old is None:
+                self.known[node.name] = fresh(self, node, inputs)
+                continue
+            aligned = len(inputs) == len(old.inputs) and all(
+                k.base == name and not k.forms for k, name in zip(inputs, old.inputs, strict=True)
+            )
+            if not aligned:
+                why = next((k.why for k in inputs if k.why), f"`{node.name}` reads other values than before")
+                self.known[node.name] = uniform(node.name, ANY, why)
+                continue
+            own = {self.after.param_name(node.name, s.name) for s in self.after.specs[node.name]}
+            if node.op == old.op and all(k.same for k in inputs) and not own & touched and not self._resized(node):
+                self.known[node.name] = uniform(node.name, SAME)
+                continue
+            self.known[node.name] = RULES[node.op.coupling](self, node, old, inputs)
+
+    def _resized(self, node: Node) -> bool:
+        return any(self.map_of(d) is not None for d in self.before.types[node.name].dims)
+
+    def verdict(self) -> Verdict:
+        """Return the conclusion about the outputs."""
+        for name, old in zip(self.after.outputs, self.before.outputs, strict=False):
+            known = self.known[name]
+            if known.base != old or not known.old_intact or known.lost(self.before.size(self._axis(known))).size:
+                return Changes(known.why or f"the output `{name}` is not the one it was")
+        if len(self.after.outputs) != len(self.before.outputs):
+            return Changes("the network has other outputs")
+        return Exact("eval" if self.eval_only else "always")
+
+    def _axis(self, known: Known) -> Axis:
+        value = self.before.types[known.base]
+        return value.dims[value.features if known.dim is None else known.dim]
+
+
+def mapped(
+    k: Known,
+    status: NDArray[np.int8],
+    base: str,
+    dim: int,
+    m: IndexMap | None,
+    factor: NDArray[np.float64] | None = None,
+    why: str | None = None,
+    maker: str | None = None,
+    rows: IndexMap | None = None,
+) -> Known:
+    """Return knowledge of a value told apart by unit; uniform where nothing was edited and all units are alike.
+
+    The reason stays only while an old unit is no longer what it was.
+    """
+    old = np.ones(len(status), dtype=bool) if m is None else m != NEW
+    reason = (k.why or why) if bool((status[old] == ANY).any()) else None
+    if m is None and factor is None and bool((status == status[0]).all()):
+        return uniform(base, int(status[0]), reason)
+    return Known(base, dim, status, m, factor, maker if rows is not None else None, rows, why=reason)
+
+
+def prove(morphism: Morphism, params: Mapping[str, Any] | None = None) -> Verdict:
+    """Derive the verdict of a morphism.
+
+    Args:
+        morphism: The rewrite.
+        params: The old parameters; with them, removing units that are read with zero weights is recognised as exact.
+    """
+    prover = Prover(morphism, params)
+    prover.run()
+    return prover.verdict()

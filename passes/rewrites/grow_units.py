@@ -1,0 +1,95 @@
+"""Grow units: more of them on an axis, starting with zero fan-out, or with zero fan-in where that can live.
+
+With zero fan-out the new units' weights into every reader are zero, so whatever they compute, the function is what it
+was; their fan-in is random, so the fan-out receives a gradient at once and the fan-in one step later. With zero fan-in
+the new units are zero themselves, if their activation maps zero to zero; fan-in and bias then receive the gradient,
+unless the activation's slope at zero is zero (ReLU) or a batch norm stands in between, which is refused.
+
+On the head dimension of attention nothing reads the new entries of queries and keys but their product, so the new rows
+of the query are zero. Exact in training and evaluation up to rounding; where units are normalised together, or a reader
+has no weights (a sum, a product with another stream), the verdict says why it is not.
+
+Source: Maile (2023), 3.1 and 6.2; Chen et al. (2016), Net2Net.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from irgrow.edits import Edits, Impossible, growth
+from irgrow.errors import OptionError
+from irgrow.fills import ZERO, Fill, Masked, XavierUniform
+from irgrow.graph import Graph
+from irgrow.morphism import Morphism
+from irgrow.ops import integer, plan, site, word
+from irgrow.passes.base import Context, Pass
+from irgrow.passes.initializers.base import Initializer, Newborns
+from irgrow.passes.initializers.random import Random
+from irgrow.passes.preservation import Prover
+from irgrow.passes.preservation.liveness import behind_batch_statistics
+from irgrow.passes.primitives import by_role, resize
+
+
+@dataclass(frozen=True)
+class GrowUnits(Pass):
+    """Add `count` units to an axis.
+
+    Args:
+        axis: An axis, or a node that carries it.
+        count: How many units more.
+        init: How the side that is not zero starts.
+        zero: The side that starts at zero: `fan_out` or `fan_in`.
+
+    >>> str(GrowUnits("f1", 8))
+    'grow_units(f1, 8)'
+    """
+
+    axis: str = site("")
+    count: int = integer(1)
+    init: Initializer = plan("initializer", Random())
+    zero: str = word("fan_out", "fan_in", default="fan_out")
+
+    @property
+    def site(self) -> str:
+        return self.axis
+
+    def match(self, graph: Graph, site: str) -> str | None:
+        try:
+            growth(graph, graph.axis(site), self.count)
+        except (Impossible, OptionError) as reason:
+            return str(reason)
+        return None
+
+    def rewrite(self, graph: Graph, site: str, context: Context) -> Morphism:
+        edits = growth(graph, graph.axis(site), self.count)
+        if self.zero == "fan_in":
+            return self._checked(self._resize(graph, edits, context, ZERO, {}, XavierUniform(match=True)))
+        chosen = self.init.chosen(Newborns(graph, edits, context))
+        morphism = self._resize(graph, edits, context, self.init.default(), chosen, ZERO)
+        prover = Prover(morphism)
+        prover.run()
+        if not prover.wishes:
+            return morphism
+        for node, rows in prover.wishes.items():
+            for spec in graph.specs[node]:
+                name = graph.param_name(node, spec.name)
+                chosen[name] = Masked(chosen.get(name, self.init.default()), tuple(sorted(rows)))
+        return self._resize(graph, edits, context, self.init.default(), chosen, ZERO)
+
+    def _resize(
+        self, graph: Graph, edits: Edits, context: Context, makes: Fill, chosen: dict[str, Fill], reads: Fill
+    ) -> Morphism:
+        summary = f"grow {self.axis} by {self.count}"
+        return resize(graph, edits, by_role(makes, reads, ZERO, chosen), context.seed, summary)
+
+    def _checked(self, morphism: Morphism) -> Morphism:
+        """Refuse a zero fan-in that is not zero where it is read, or whose first step would be a leap."""
+        prover = Prover(morphism)
+        prover.run()
+        if norm := behind_batch_statistics(prover):
+            raise Impossible(f"zero fan-in behind `{norm}`: its variance would be zero; use zero fan-out")
+        return morphism
+
+    def grown(self, count: int) -> GrowUnits:
+        """Return this pass with another count."""
+        return replace(self, count=count)

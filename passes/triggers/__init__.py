@@ -1,0 +1,1 @@
+"""Triggers: when to grow, and how many units."""
