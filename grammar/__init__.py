@@ -5,5 +5,16 @@ from __future__ import annotations
 from irgrow.grammar.diagnostics import render
 from irgrow.grammar.printer import print_call, print_graph
 from irgrow.grammar.program import Program, parse, parse_program, read, read_program
+from irgrow.grammar.settings import parse_pass
 
-__all__ = ["Program", "parse", "parse_program", "print_call", "print_graph", "read", "read_program", "render"]
+__all__ = [
+    "Program",
+    "parse",
+    "parse_pass",
+    "parse_program",
+    "print_call",
+    "print_graph",
+    "read",
+    "read_program",
+    "render",
+]

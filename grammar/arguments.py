@@ -34,7 +34,7 @@ def bind(
     word: str,
     cls: type,
     given: Sequence[Given],
-    width: Callable[[Attribute, Given], Any],
+    special: Callable[[Attribute, Given], Any],
     place: tuple[int, int],
 ) -> dict[str, Any]:
     """Match arguments with the attributes of a class, converted and checked one by one.
@@ -43,7 +43,7 @@ def bind(
         word: What the call is called in messages.
         cls: The class whose attributes they are.
         given: Positional arguments first.
-        width: Turns an argument for a width into an axis.
+        special: Converts one argument.
         place: The call, for what is missing.
 
     Raises:
@@ -70,10 +70,7 @@ def bind(
             attribute = named
         if attribute.name in found:
             raise Mistake(f"`{attribute.name}` of {word} is given twice", argument.start, argument.end)
-        if attribute.kind == "width":
-            found[attribute.name] = width(attribute, argument)
-        else:
-            found[attribute.name] = converted(attribute, argument)
+        found[attribute.name] = special(attribute, argument)
     for attribute in known:
         if attribute.required and attribute.name not in found:
             raise Mistake(f"{word} needs `{attribute.name}`", *place, code="missing-argument")

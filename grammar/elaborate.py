@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from irgrow.axes import Atom, Axis, Const
+from irgrow.axes import Atom, Const
 from irgrow.builder import GraphBuilder
 from irgrow.errors import Diagnostic, Note, ProgramError, Span, did_you_mean
 from irgrow.grammar import sugar, syntax
-from irgrow.grammar.arguments import Given, Mistake, bind, bind_block, checked_size
+from irgrow.grammar.arguments import Given, Mistake, bind, bind_block, checked_size, converted
 from irgrow.grammar.compute import arithmetic, compare, is_number
 from irgrow.grammar.scope import AXIS, BROKEN, Block, Scope, Value, describe, explicit_names
 from irgrow.graph import Graph
@@ -193,6 +193,8 @@ class Elaborator:
             return scope.env[expr.path]
         if scope.prefix + expr.path in self.build.names:
             return Value(scope.prefix + expr.path)
+        if (axis := self.build.known_axis(expr.path)) is not None:
+            return axis
         close = did_you_mean(expr.path, scope.env)
         raise Mistake(f"unknown name `{expr.path}`", expr.start, expr.end, close, "unknown-name")
 
@@ -294,7 +296,7 @@ class Elaborator:
                 raise Mistake(f"{word} takes no arguments", options[0].start, options[0].end)
             op: Op = Activate(word)
         else:
-            op = cls(**bind(word, cls, options, lambda a, g: self.width(name, word, a, g), place))
+            op = cls(**bind(word, cls, options, lambda a, g: self.attribute(name, word, a, g), place))
         if problem := op.check():
             raise Mistake(problem, *place, code="bad-attribute")
         if tied and not isinstance(tied[0].value, Value):
@@ -302,12 +304,14 @@ class Elaborator:
             raise Mistake(f"`tied` takes the label of a node, found {found}", tied[0].start, tied[0].end)
         return self.add(name, op, inputs, scope, place, tied[0].value.node if tied else None)
 
-    def width(self, node: str, word: str, attribute: Attribute, given: Given) -> Axis:
-        """Turn the argument for a width into an axis: a number makes a fresh one."""
+    def attribute(self, node: str, word: str, attribute: Attribute, given: Given) -> Any:
+        """Convert an argument to its attribute; a number for a width makes a fresh axis."""
         value: Any = given.value
-        if isinstance(value, AXIS):
+        if isinstance(value, AXIS) and attribute.kind == "width":
             return value
         what = f"`{attribute.name}` of {word}"
+        if attribute.kind != "width":
+            return converted(attribute, given)
         if isinstance(value, Value):
             message = f"{what} takes a number or an axis, found {describe(value)}"
             raise Mistake(message, given.start, given.end, f"`width({value.node})` is its axis")

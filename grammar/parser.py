@@ -204,7 +204,8 @@ class _Builder(Transformer[Token, Any]):
 @lru_cache(maxsize=1)
 def _parser() -> Lark:
     grammar = Path(__file__).with_name("irgrow.lark").read_text(encoding="utf-8")
-    return Lark(grammar, parser="lalr", maybe_placeholders=True, transformer=_Builder())
+    starts = ["start", "compare"]
+    return Lark(grammar, parser="lalr", start=starts, maybe_placeholders=True, transformer=_Builder())
 
 
 def parse_syntax(source: Source) -> list[s.Item]:
@@ -213,9 +214,24 @@ def parse_syntax(source: Source) -> list[s.Item]:
     Raises:
         ProgramError: The text is not a program; says where and what was expected.
     """
+    items: list[s.Item] = _parse(source, "start")
+    return items
+
+
+def parse_expression(source: Source) -> s.Expr:
+    """Parse a source that is a single expression.
+
+    Raises:
+        ProgramError: It is not.
+    """
+    expr: s.Expr = _parse(source, "compare")
+    return expr
+
+
+def _parse(source: Source, start: str) -> Any:
     _check_bounds(source)
     try:
-        parsed: list[s.Item] = _parser().parse(source.text)  # type: ignore[assignment]
+        return _parser().parse(source.text, start=start)
     except UnexpectedInput as error:
         raise ProgramError([_explain(error, source)]) from None
     except Exception as error:
@@ -227,7 +243,6 @@ def parse_syntax(source: Source) -> list[s.Item]:
         span = Span(source, _start(token), _start(token) + 1)
         message = f"{original.what} has at most {original.most} characters, found {len(token)}"
         raise ProgramError([Diagnostic(message, span, code="bound")]) from None
-    return parsed
 
 
 def _check_bounds(source: Source) -> None:

@@ -44,17 +44,20 @@ def _width(node: Node, attribute: Attribute, axis: Axis, graph: Graph) -> str:
     own = node.name if attribute.name == "units" else f"{node.name}.{attribute.name}"
     if isinstance(axis, Atom) and axis.name == own and own not in graph.named:
         return str(graph.sizes[own])
-    return _expression(axis)
+    return _expression(axis, graph)
 
 
-def _expression(axis: Axis) -> str:
+def _expression(axis: Axis, graph: Graph) -> str:
+    """Write an axis: by the name the program gave it, as the width of the node that makes it, or by its own name."""
     match axis:
         case Atom(name):
-            return name
+            return f"width({name})" if name in graph and name not in graph.named else name
         case Const(size):
             return str(size)
         case Cat(parts):
-            return " + ".join(map(_expression, parts))
+            return " + ".join(_expression(p, graph) for p in parts)
         case Prod(factors):
-            return " * ".join(f"({_expression(f)})" if isinstance(f, Cat) else _expression(f) for f in factors)
+            return " * ".join(
+                f"({_expression(f, graph)})" if isinstance(f, Cat) else _expression(f, graph) for f in factors
+            )
     raise ValueError(f"{axis} cannot be written as a width")

@@ -116,17 +116,22 @@ class Request:
 
 
 def _width(r: Request) -> Any:
-    """The axis of the units of a value."""
+    """The axis of the units of a value; its number where the axis has been flipped or cut."""
     (value,) = r.arguments("value")
     if not isinstance(value, Value):
         raise Mistake(f"width takes a value, found {describe(value)}", *r.place)
-    known = r.elaborator.build.type_of(value.node)
-    return BROKEN if known is None else known.units
+    build = r.elaborator.build
+    known = build.type_of(value.node)
+    if known is None:
+        return BROKEN
+    return known.units if build.writable(known.units) else build.axis_size(known.units)
 
 
 def _size(r: Request) -> Any:
     """The number of an axis."""
     (axis,) = r.arguments("axis")
+    if isinstance(axis, int) and not isinstance(axis, bool):
+        return axis
     if not isinstance(axis, AXIS):
         raise Mistake(f"size takes an axis, found {describe(axis)}", *r.place, help="`size(width(x))` for a value")
     return r.elaborator.build.axis_size(axis)

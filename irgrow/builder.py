@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Sequence
 
-from irgrow.axes import Atom, Axis, size_of
+from irgrow.axes import Atom, Axis, Reversed, atoms, size_of
 from irgrow.errors import Diagnostic, ProgramError, Span
 from irgrow.graph import Graph, Node, declared, reachable
 from irgrow.ops import Op, TensorType
@@ -55,6 +55,15 @@ class GraphBuilder:
         """Return the type of a node, `None` if its typing rule did not hold."""
         rough = self._typer.rough.get(name)
         return None if rough is None else rough.output
+
+    def known_axis(self, name: str) -> Atom | None:
+        """Return an axis that a node has declared or implied, by its own name."""
+        return Atom(name) if name in self._typer.axes.sizes else None
+
+    def writable(self, axis: Axis) -> bool:
+        """Return whether an axis can be written in a program: no flipped ones, no pieces of split ones."""
+        reversed_part = isinstance(axis, Reversed) or "reversed(" in str(axis)
+        return not reversed_part and all(a.name in self.sizes or "'" not in a.name for a in atoms(axis))
 
     def axis_size(self, axis: Axis) -> int:
         """Return the size of an axis of declared atoms or of a node's type."""

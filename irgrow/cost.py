@@ -40,8 +40,17 @@ class Cost:
 
 
 def cost(graph: Graph) -> Cost:
-    """Count parameters and operations of a graph; nothing is allocated."""
+    """Count parameters and operations of a graph; nothing is allocated. Counted once for each graph."""
+    known = graph.__dict__.get("_cost")
+    if isinstance(known, Cost):
+        return known
     owned: dict[str, list[int]] = {n.name: [0, 0] for n in graph}
     for param in graph.params.values():
         owned[param.owner][0 if param.spec.trainable else 1] += numel(param.spec.dims, graph.widths)
-    return Cost({n.name: NodeCost(owned[n.name][0], owned[n.name][1], n.op.macs(graph.signatures[n.name], graph.widths)) for n in graph})
+    nodes = {}
+    for node in graph:
+        parameters, buffers = owned[node.name]
+        nodes[node.name] = NodeCost(parameters, buffers, node.op.macs(graph.signatures[node.name], graph.widths))
+    found = Cost(nodes)
+    graph.__dict__["_cost"] = found
+    return found

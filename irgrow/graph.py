@@ -87,6 +87,9 @@ class Graph:
     def __hash__(self) -> int:
         return hash((self.name, self.nodes, self.outputs))
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Graph:
+        return self
+
     def __str__(self) -> str:
         return str(registry.call("print", self))
 
@@ -193,6 +196,11 @@ class Graph:
                 found.update((a.name, None) for a in atoms(axis))
         return tuple(found)
 
+    @cached_property
+    def reach(self) -> dict[str, frozenset[str]]:
+        """For every node the leaf atoms in its signature: what an edit must contain to concern it."""
+        return {name: frozenset(_atoms_of(signature)) for name, signature in self.signatures.items()}
+
     # parameters -----------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -217,6 +225,11 @@ class Graph:
                 uses.setdefault(full, []).append((name, spec.roles))
         return {full: Param(full, spec, owner, tuple(uses[full])) for full, (owner, spec) in specs.items()}
 
+    @cached_property
+    def own_params(self) -> dict[str, tuple[str, ...]]:
+        """For every node the full names of the parameters it uses, its own and tied ones."""
+        return {n: tuple(self.param_name(n, s.name) for s in specs) for n, specs in self.specs.items()}
+
     def param_shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a parameter."""
         return tuple(self.size(d) for d in self.params[name].spec.dims)
@@ -235,10 +248,11 @@ class Graph:
         sizes = {n: size_of(resolve(Atom(n)), new) for n in self.sizes}
         nodes = []
         for node in self.nodes:
-            signature = self.signatures[node.name]
-            touched = any(a.name in edits for axis in signature.axes.values() for a in atoms(axis))
-            op = node.op.resized(signature, self.widths, new) if touched else node.op
-            gone = {a.name for axis in op.widths().values() for a in atoms(axis) if sizes[a.name] == 0}
+            if self.reach[node.name].isdisjoint(edits):
+                nodes.append(node)
+                continue
+            op = node.op.resized(self.signatures[node.name], self.widths, new)
+            gone = {a.name for axis in op.widths().values() for a in atoms(axis) if sizes.get(a.name) == 0}
             if gone:
                 op = _without(op, gone)
             nodes.append(node if op is node.op else Node(node.name, op, node.inputs, node.tied, node.span))
@@ -246,7 +260,7 @@ class Graph:
         graph = Graph(self.name, tuple(nodes), self.outputs, sizes, self.named, self.fixed)
         if all(leaves.values()):
             graph.__dict__["typed"] = self.typed.resized(edits, graph.by_name)
-            for kept in ("users", "inputs", "leaves"):
+            for kept in ("users", "inputs", "leaves", "reach", "specs", "params", "own_params"):
                 if kept in self.__dict__:
                     graph.__dict__[kept] = self.__dict__[kept]
         return graph
@@ -260,6 +274,15 @@ class Graph:
             view.add_node(node.name, op=node.op)
             view.add_edges_from((source, node.name) for source in node.inputs)
         return view
+
+
+def _atoms_of(signature: Signature) -> Iterator[str]:
+    """Yield the leaf atoms of a signature."""
+    for value in (signature.output, *signature.inputs):
+        for dim in value.dims:
+            yield from (a.name for a in atoms(dim))
+    for axis in signature.axes.values():
+        yield from (a.name for a in atoms(axis))
 
 
 def _without(op: Op, gone: set[str]) -> Op:

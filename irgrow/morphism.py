@@ -236,7 +236,7 @@ def _inverse(name: str, t: Transfer) -> Transfer | None:
         if m is not None and back is None:
             return None
         maps.append(back)
-    return Select(name, tuple(maps), t.fills)
+    return Select(name, tuple(maps), (ZERO,) * len(maps))
 
 
 def _inverse_map(m: IndexMap, old: int | None) -> IndexMap | None:

@@ -6,16 +6,50 @@ Dependencies point one way: grammar, passes and backends import the core. Where 
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any
+
+from irgrow.attributes import textual_name
 
 _TABLE = {
     "print": "irgrow.grammar:print_graph",
     "parse": "irgrow.grammar:parse",
     "lower": "irgrow.backends.torch_fx:lower",
+    "word": "irgrow.ops:word_of",
+    "plan": "irgrow.passes:plan",
     "prove": "irgrow.passes:prove",
-    "parse_pass": "irgrow.passes:parse_pass",
+    "needs": "irgrow.passes:needs",
+    "context": "irgrow.passes:Context",
+    "parse_pass": "irgrow.grammar:parse_pass",
 }
+
+
+_GROUPS = {
+    "pass": "irgrow.passes:PASSES",
+    "initializer": "irgrow.passes:INITIALIZERS",
+    "trigger": "irgrow.passes:TRIGGERS",
+    "cadence": "irgrow.growth:CADENCES",
+    "bundle": "irgrow.growth:BUNDLES",
+    "data": "irgrow.training:DATA",
+    "optimizer": "irgrow.training:OPTIMIZERS",
+    "schedule": "irgrow.training:SCHEDULES",
+}
+"""What words in programs may stand for, by group; installed plugins add to the same groups."""
+
+
+@cache
+def group(name: str) -> dict[str, type]:
+    """Return the classes of a group by their names in programs, those of installed plugins included.
+
+    A plugin registers a class under the entry-point group `irgrow.<group>`; a program can only name what is registered.
+    """
+    module, attribute = _GROUPS[name].split(":")
+    found: dict[str, type] = {textual_name(cls): cls for cls in getattr(import_module(module), attribute)}
+    for entry in entry_points(group=f"irgrow.{name}"):
+        found.setdefault(entry.name, entry.load())
+    return found
 
 
 def lookup(name: str) -> Any:

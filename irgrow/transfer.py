@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
+from itertools import product
 from math import prod
 
 import numpy as np
@@ -22,7 +23,8 @@ class Kind(Enum):
     VALUE = "value"  # the parameter itself, or an average of it: scaled as the value, filled as the parameter
     GRADIENT = "gradient"  # linear in the gradient: scaled as the gradient
     SQUARE = "square"  # quadratic in the gradient: scaled by its square
-    MAGNITUDE = "magnitude"  # absolute value of the gradient, or a step size: scaled by the absolute value
+    MAGNITUDE = "magnitude"  # absolute value of the gradient: scaled by the absolute value
+    FREE = "free"  # does not scale with the gradient: step sizes, normalised updates
 
 
 def move(
@@ -69,28 +71,52 @@ def move(
 def _select(
     t: Select, old: Tensor, shape: tuple[int, ...], rng: np.random.Generator, kind: Kind, fill: Fill | None
 ) -> Tensor:
-    new = old
-    fresh: list[tuple[int, IndexMap]] = []
-    for dim, m in enumerate(t.maps):
-        if m is None:
-            continue
-        index = torch.from_numpy(np.where(m == NEW, 0, m)).to(old.device)
-        if old.shape[dim]:
-            new = new.index_select(dim, index)
-        else:
-            new = new.new_zeros((*new.shape[:dim], len(m), *new.shape[dim + 1 :]))
-        if (added := np.flatnonzero(m == NEW)).size:
-            fresh.append((dim, added))
-    if new is old:
-        new = old.clone()
+    new = _gathered(t.maps, old)
+    fresh = [(d, np.flatnonzero(m == NEW)) for d, m in enumerate(t.maps) if m is not None and (m == NEW).any()]
     for dim in range(len(t.maps)):
         factor = t.factor(dim) if kind is Kind.VALUE else t.grad_factor(dim)
-        if factor is not None:
+        if factor is not None and kind is not Kind.FREE:
             new = new * _along(_powered(factor, kind), dim, new)
     _fill(t, new, old, fresh, rng, fill)
     if shape and tuple(new.shape) != shape:
         raise CompilerBug(f"`{t.name}` was to have shape {list(shape)}, its maps give {list(new.shape)}")
     return new
+
+
+_MOST_BLOCKS = 8
+
+
+def _gathered(maps: tuple[IndexMap | None, ...], old: Tensor) -> Tensor:
+    """Return the old entries at their new places; what stands at new ones is undefined.
+
+    Units that keep their order are copied in blocks, which is what appending and most pruning come to; an index is
+    only gathered where it is torn.
+    """
+    runs = [_runs(m, size) for m, size in zip(maps, old.shape, strict=True)]
+    if prod(len(r) for r in runs) > _MOST_BLOCKS:
+        for dim, m in enumerate(maps):
+            if m is not None:
+                old = old.index_select(dim, torch.from_numpy(np.maximum(m, 0)).to(old.device))
+        return old
+    shape = [size if m is None else len(m) for m, size in zip(maps, old.shape, strict=True)]
+    new = old.new_empty(shape)
+    for block in product(*runs):
+        target, source = new, old
+        for dim, (at, start, length) in enumerate(block):
+            target, source = target.narrow(dim, at, length), source.narrow(dim, start, length)
+        target.copy_(source)
+    return new
+
+
+def _runs(m: IndexMap | None, size: int) -> list[tuple[int, int, int]]:
+    """Part an index map into blocks (new start, old start, length) of consecutive old entries."""
+    if m is None:
+        return [(0, 0, size)]
+    at = np.flatnonzero(m != NEW)
+    if not at.size:
+        return []
+    cuts = np.flatnonzero((np.diff(at) != 1) | (np.diff(m[at]) != 1)) + 1
+    return [(int(part[0]), int(m[part[0]]), len(part)) for part in np.split(at, cuts)]
 
 
 def _powered(factor: np.ndarray, kind: Kind) -> np.ndarray:

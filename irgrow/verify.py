@@ -134,7 +134,7 @@ def _attributes(graph: Graph) -> Iterator[Violation]:
 
 def _widths(graph: Graph) -> Iterator[Violation]:
     for name in sorted(declared(graph.nodes)):
-        size = graph.sizes.get(name)
+        size = graph.sizes.get(name, graph.typed.axes.sizes.get(name))
         if size is None or size < 1:
             yield BadWidth(f"axis `{name}` must have at least one unit, found {size}")
 

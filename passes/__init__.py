@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from irgrow.passes.base import Context, Pass, Plan, call_text, plan, textual_name
+from irgrow.passes.base import Context, Pass, Plan, needs, plan
 from irgrow.passes.initializers.base import Initializer
 from irgrow.passes.initializers.north_select import NorthSelect
 from irgrow.passes.initializers.random import Random
@@ -10,17 +10,22 @@ from irgrow.passes.preservation import Prover, prove
 from irgrow.passes.rewrites.grow_units import GrowUnits
 from irgrow.passes.rewrites.insert_layer import InsertLayer
 from irgrow.passes.rewrites.prune_units import PruneUnits
+from irgrow.passes.triggers.base import Memory, Trigger, View
+from irgrow.passes.triggers.effective_dimension import EffectiveDimension
+from irgrow.passes.triggers.plateau import Plateau
+from irgrow.passes.triggers.schedule import Schedule
 
 PASSES: tuple[type[Pass], ...] = (GrowUnits, PruneUnits, InsertLayer)
 INITIALIZERS: tuple[type[Initializer], ...] = (Random, NorthSelect)
+TRIGGERS: tuple[type[Trigger], ...] = (EffectiveDimension, Plateau, Schedule)
 
 __all__ = [
-    "call_text",
     "Context",
     "GrowUnits",
     "Initializer",
     "INITIALIZERS",
     "InsertLayer",
+    "needs",
     "NorthSelect",
     "Pass",
     "PASSES",
@@ -30,5 +35,11 @@ __all__ = [
     "Prover",
     "PruneUnits",
     "Random",
-    "textual_name",
+    "EffectiveDimension",
+    "Memory",
+    "Plateau",
+    "Schedule",
+    "Trigger",
+    "TRIGGERS",
+    "View",
 ]

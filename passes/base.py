@@ -5,19 +5,18 @@ A pass never touches a tensor and never asserts a verdict. `plan` runs one: matc
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 
+from irgrow.attributes import call_text
 from irgrow.edits import Impossible
 from irgrow.errors import ProgramError
 from irgrow.fills import generator
 from irgrow.graph import Graph
 from irgrow.morphism import Morphism
-from irgrow.ops import Attribute, attributes, show
 from irgrow.passes.preservation import Prover, newborns_without_gradient
 from irgrow.verdict import Refused, Verdict
 from irgrow.verify import check_level, verify
@@ -42,43 +41,6 @@ class Context:
         return generator(self.seed, *names)
 
 
-def textual_name(cls: type) -> str:
-    """Return the name of a class in programs.
-
-    >>> textual_name(Context)
-    'context'
-    """
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
-
-
-def call_text(thing: object) -> str:
-    """Write a pass, trigger or initializer as the language writes it: options that differ from their defaults."""
-    if not hasattr(type(thing), "__dataclass_fields__"):
-        return show(thing)
-    parts = []
-    for a in attributes(type(thing)):
-        value = getattr(thing, a.name)
-        if a.required or value != a.default:
-            parts.append((a, value))
-    texts = [_option(a, v, i == k) for i, (k, (a, v)) in enumerate(zip(_positions(thing), parts, strict=False))]
-    name = textual_name(type(thing))
-    return f"{name}({', '.join(texts)})" if texts else name
-
-
-def _positions(thing: object) -> list[int]:
-    """Return the positions of the options that are written, to see which may stand without their name."""
-    return [i for i, a in enumerate(attributes(type(thing))) if a.required or getattr(thing, a.name) != a.default]
-
-
-def _option(a: Attribute, value: Any, positional: bool) -> str:
-    text = call_text(value) if a.kind == "plan" else _site(value) if a.kind == "site" else show(value)
-    return text if positional and a.kind in ("site", "integer", "integers", "word") else f"{a.name} = {text}"
-
-
-def _site(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name) else f'"{name}"'
-
-
 @dataclass(frozen=True)
 class Pass:
     """Base of all passes; the fields of a subclass are its options.
@@ -101,9 +63,17 @@ class Pass:
         """The axis or node it works on."""
         raise NotImplementedError
 
+    def at(self, site: str, units: int) -> Pass:
+        """Return the same pass at another site, for this many units; what a rule applies."""
+        raise NotImplementedError
+
     def match(self, graph: Graph, site: str) -> str | None:
         """Return the reason why it does not apply, or `None`."""
         raise NotImplementedError
+
+    def needs(self, graph: Graph, site: str) -> tuple[str, ...]:
+        """Return the nodes whose values on a batch the rewrite wants in `context.statistics`."""
+        return ()
 
     def rewrite(self, graph: Graph, site: str, context: Context) -> Morphism:
         """Return what happens to the graph and to every parameter.
@@ -147,3 +117,10 @@ def plan(pass_: Pass, graph: Graph, context: Context | None = None) -> Plan:
     if not pass_.may_leave_dead and (dead := newborns_without_gradient(prover)):
         return Plan(Refused(dead, site, span))
     return Plan(prover.verdict(), morphism)
+
+
+def needs(pass_: Pass, graph: Graph) -> tuple[str, ...]:
+    """Return the nodes whose values a pass wants recorded; none where it does not apply."""
+    if pass_.match(graph, pass_.site) is not None:
+        return ()
+    return tuple(dict.fromkeys(pass_.needs(graph, pass_.site)))

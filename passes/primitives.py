@@ -37,6 +37,9 @@ def resize(graph: Graph, edits: Mapping[str, IndexMap], fill: FillOf, seed: int 
     after = graph.resized(edits)
     transfers: dict[str, Transfer] = {}
     for name, param in graph.params.items():
+        if all(graph.reach[node].isdisjoint(edits) for node, _ in param.uses):
+            transfers[name] = Keep(name)
+            continue
         maps = tuple(index_map(d, edits, graph.widths) for d in param.spec.dims)
         if all(m is None for m in maps):
             transfers[name] = Keep(name)

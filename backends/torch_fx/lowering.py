@@ -8,7 +8,7 @@ the generated code: modules hold the sizes. Each call makes a fresh module class
 from __future__ import annotations
 
 import keyword
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -83,10 +83,10 @@ class _Lowering:
             self._reads[full] = self.fx.get_attr(param_path(self.graph, full))
         return self._reads[full]
 
-    def module(self, module: nn.Module, *args: fx.Node) -> fx.Node:
+    def module(self, make: Callable[[], nn.Module], *args: fx.Node) -> fx.Node:
         """Call a leaf module with this node's tensors in it; one kept from before is taken as it is."""
         kept = self.reuse.get(self.node)
-        leaf = module if kept is None else kept
+        leaf = make() if kept is None else kept
         if kept is None:
             for spec in self.graph.specs[self.node]:
                 _assign(leaf, spec.name, self.tensors[self.graph.param_name(self.node, spec.name)])
@@ -143,7 +143,7 @@ def lower(graph: Graph, tensors: Mapping[str, Tensor], reuse: Mapping[str, nn.Mo
 
     Returns:
         A GraphModule with the inputs in order; one output, or a tuple of several. Its `meta` holds `leaves`, the leaf
-        module of every node that has one.
+        module of every node that has one, and `values`, the name of the fx node that computes every node.
     """
     building = _Lowering(graph, tensors, reuse or {})
     values: dict[str, fx.Node] = {}
@@ -161,4 +161,5 @@ def lower(graph: Graph, tensors: Mapping[str, Tensor], reuse: Mapping[str, nn.Mo
         building._install(name)
     module = fx.GraphModule(building.root, building.fx, class_name="Network")
     module.meta["leaves"] = building.leaves
+    module.meta["values"] = {name: value.name for name, value in values.items()}
     return module

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from irgrow.ops.activations import ACTIVATIONS, Activate, Activation, LeakyReLU, Softmax
-from irgrow.ops.arithmetic import Add, Mul
-from irgrow.ops.attention import DotProductAttention
-from irgrow.ops.attributes import (
+from irgrow.attributes import (
     Attribute,
     attributes,
     flag,
@@ -22,6 +19,9 @@ from irgrow.ops.attributes import (
     window,
     word,
 )
+from irgrow.ops.activations import ACTIVATIONS, Activate, Activation, LeakyReLU, Softmax
+from irgrow.ops.arithmetic import Add, Mul
+from irgrow.ops.attention import DotProductAttention
 from irgrow.ops.base import (
     Coupling,
     Facts,

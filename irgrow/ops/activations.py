@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from irgrow.ops.attributes import real, word
+from irgrow.attributes import real, word
 from irgrow.ops.base import Array, Coupling, Evaluation, Facts, Lowering, Op
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Activate(Op):
         from torch import nn
 
         entry = ACTIVATIONS[self.function]
-        return b.module(getattr(nn, entry.module)(**dict(entry.options)), *inputs)
+        return b.module(lambda: getattr(nn, entry.module)(**dict(entry.options)), *inputs)
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class LeakyReLU(Op):
     def lower(self, b: Lowering, *inputs: fx.Node) -> fx.Node:
         from torch import nn
 
-        return b.module(nn.LeakyReLU(self.slope), *inputs)
+        return b.module(lambda: nn.LeakyReLU(self.slope), *inputs)
 
 
 @dataclass(frozen=True)
@@ -188,4 +188,4 @@ class Softmax(Op):
     def lower(self, b: Lowering, *inputs: fx.Node) -> fx.Node:
         from torch import nn
 
-        return b.module(nn.Softmax(-1), *inputs)
+        return b.module(lambda: nn.Softmax(-1), *inputs)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from irgrow.attributes import flag, real, width
 from irgrow.axes import Axis, Const, prod
 from irgrow.fills import Frequencies
-from irgrow.ops.attributes import flag, real, width
 from irgrow.ops.base import (
     Array,
     Coupling,
@@ -127,7 +127,7 @@ class DotProductAttention(Op):
         heads = b.size(axes["heads"])
         groups = b.size(axes.get("kv_heads", axes["heads"]))
         pairs = b.size(axes["pairs"]) if self.rotary else None
-        return b.module(Leaf(heads, groups, self.causal, self.scale, pairs), *inputs)
+        return b.module(lambda: Leaf(heads, groups, self.causal, self.scale, pairs), *inputs)
 
 
 def _rotated(x: Array, frequencies: Array) -> Array:

@@ -7,7 +7,7 @@ names a particular op.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from math import inf
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from irgrow.attributes import attributes
 from irgrow.axes import ONE, Axes, Axis, Const, SizeConflict, Why, size_of
 from irgrow.errors import Diagnostic, Note, Span
 from irgrow.fills import ZERO, Fill
-from irgrow.ops.attributes import attributes
 
 if TYPE_CHECKING:
     from torch import fx, nn
@@ -255,8 +255,11 @@ class Lowering(Protocol):
     def signature(self) -> Signature:
         """The types of the node."""
 
-    def module(self, module: nn.Module, *args: fx.Node) -> fx.Node:
-        """Call a leaf module whose parameters are those of this node, under their own names."""
+    def module(self, make: Callable[[], nn.Module], *args: fx.Node) -> fx.Node:
+        """Call a leaf module whose parameters are those of this node, under their own names.
+
+        It is made on the meta device, and only if the one from before a rewrite cannot be kept.
+        """
 
     def call(self, function: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """Call a function."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from irgrow.attributes import flag, integer, width, window
 from irgrow.axes import ONE, Axis, Const, prod
 from irgrow.fills import FanInUniform
-from irgrow.ops.attributes import flag, integer, width, window
 from irgrow.ops.base import (
     Array,
     Coupling,
@@ -120,8 +120,8 @@ class _Sliding(Op):
             return b.call(convolve, inputs[0], b.param("weight"), shift, stride, padding, dilation, groups)
         layer: Any = nn.Conv1d if rank == 1 else nn.Conv2d
         fan_in, fan_out = b.size(s.inputs[0].units), b.size(s.output.units)
-        leaf = layer(fan_in, fan_out, kernel, stride, padding, dilation, groups, bias, device="meta")
-        return b.module(leaf, *inputs)
+        options = kernel, stride, padding, dilation, groups, bias
+        return b.module(lambda: layer(fan_in, fan_out, *options, device="meta"), *inputs)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from irgrow.attributes import flag, width
 from irgrow.axes import Axis, size_of
 from irgrow.fills import FanInUniform
-from irgrow.ops.attributes import flag, width
 from irgrow.ops.base import (
     Array,
     Coupling,
@@ -65,4 +65,4 @@ class Dense(Op):
         if b.borrows():
             return b.call(F.linear, inputs[0], b.param("weight"), b.param("bias") if self.bias else None)
         fan_in, fan_out = b.size(b.signature.inputs[0].dims[-1]), b.size(b.signature.output.dims[-1])
-        return b.module(nn.Linear(fan_in, fan_out, self.bias, device="meta"), *inputs)
+        return b.module(lambda: nn.Linear(fan_in, fan_out, self.bias, device="meta"), *inputs)

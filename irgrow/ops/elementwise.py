@@ -7,8 +7,8 @@ from math import inf
 from operator import mul
 from typing import TYPE_CHECKING, ClassVar
 
+from irgrow.attributes import real
 from irgrow.fills import ONES, Constant
-from irgrow.ops.attributes import real
 from irgrow.ops.base import Array, Evaluation, Facts, Lowering, Op, ParamSpec, Role, Signature
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Dropout(Op):
     def lower(self, b: Lowering, *inputs: fx.Node) -> fx.Node:
         from torch import nn
 
-        return b.module(nn.Dropout(self.p), *inputs)
+        return b.module(lambda: nn.Dropout(self.p), *inputs)
 
 
 @dataclass(frozen=True)

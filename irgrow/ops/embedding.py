@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from irgrow.attributes import integer, real, width, word
 from irgrow.axes import Axis, Const, cat
 from irgrow.fills import ZERO, Normal, Sinusoid
-from irgrow.ops.attributes import integer, real, width, word
 from irgrow.ops.base import (
     Array,
     Coupling,
@@ -60,7 +60,7 @@ class Embedding(Op):
         if b.borrows():
             return b.call(F.embedding, inputs[0], b.param("weight"))
         rows, units = (b.size(d) for d in self.params(b.signature)[0].dims)
-        return b.module(nn.Embedding(rows, units, device="meta"), *inputs)
+        return b.module(lambda: nn.Embedding(rows, units, device="meta"), *inputs)
 
 
 @dataclass(frozen=True)

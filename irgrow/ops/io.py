@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from irgrow.attributes import integer, integers
 from irgrow.axes import Axes, Const
-from irgrow.ops.attributes import integer, integers
 from irgrow.ops.base import Coupling, Op, TensorType, Typing
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from irgrow.attributes import integer, integers, width, window
 from irgrow.axes import Axis, Const, cat, prod, reverse
-from irgrow.ops.attributes import integer, integers, width, window
 from irgrow.ops.base import Array, Coupling, Evaluation, Facts, Lowering, Op, TensorType, Typing
 from irgrow.ops.conv import Window, padded, per_dim
 
@@ -101,7 +101,9 @@ class Part(_Movement):
         from irgrow.ops.leaves import Part as Leaf
 
         axes = b.signature.axes
-        return b.module(Leaf(self._cut(b.signature.output), b.size(axes["before"]), b.size(axes["take"])), *inputs)
+        return b.module(
+            lambda: Leaf(self._cut(b.signature.output), b.size(axes["before"]), b.size(axes["take"])), *inputs
+        )
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ class ChannelShuffle(_Movement):
     def lower(self, b: Lowering, *inputs: fx.Node) -> fx.Node:
         from irgrow.ops.leaves import ChannelShuffle as Leaf
 
-        return b.module(Leaf(b.size(b.signature.axes["groups"])), *inputs)
+        return b.module(lambda: Leaf(b.size(b.signature.axes["groups"])), *inputs)
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ class PixelShuffle(_Movement):
     def lower(self, b: Lowering, *inputs: fx.Node) -> fx.Node:
         from torch import nn
 
-        return b.module(nn.PixelShuffle(self.factor), *inputs)
+        return b.module(lambda: nn.PixelShuffle(self.factor), *inputs)
 
 
 @dataclass(frozen=True)
@@ -298,4 +300,4 @@ class PadUnits(_Movement):
 
         axes = b.signature.axes
         pairs = self._sizes(b.signature.output, b.size(axes["before"]), b.size(axes["after"]))
-        return b.module(Leaf(tuple(n for pair in reversed(pairs) for n in pair)), *inputs)
+        return b.module(lambda: Leaf(tuple(n for pair in reversed(pairs) for n in pair)), *inputs)

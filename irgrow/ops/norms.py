@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from irgrow.attributes import flag, real, width
 from irgrow.axes import Axis, prod
 from irgrow.fills import ONES, ZERO
-from irgrow.ops.attributes import flag, real, width
 from irgrow.ops.base import (
     Array,
     Coupling,
@@ -108,7 +108,7 @@ class BatchNorm(_ChannelsFirst):
 
         layer: Any = nn.BatchNorm2d if b.signature.output.rank == 3 else nn.BatchNorm1d
         units = b.size(b.signature.output.units)
-        return b.module(layer(units, self.eps, self.momentum, self.affine, device="meta"), *inputs)
+        return b.module(lambda: layer(units, self.eps, self.momentum, self.affine, device="meta"), *inputs)
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,9 @@ class InstanceNorm(_ChannelsFirst):
         from torch import nn
 
         layer: Any = nn.InstanceNorm2d if b.signature.output.rank == 3 else nn.InstanceNorm1d
-        return b.module(layer(b.size(b.signature.output.units), self.eps, affine=self.affine, device="meta"), *inputs)
+        return b.module(
+            lambda: layer(b.size(b.signature.output.units), self.eps, affine=self.affine, device="meta"), *inputs
+        )
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ class GroupNorm(_ChannelsFirst):
         from torch import nn
 
         groups, units = b.size(b.signature.axes["groups"]), b.size(b.signature.output.units)
-        return b.module(nn.GroupNorm(groups, units, self.eps, self.affine, device="meta"), *inputs)
+        return b.module(lambda: nn.GroupNorm(groups, units, self.eps, self.affine, device="meta"), *inputs)
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ class LayerNorm(Op):
         from torch import nn
 
         units = b.size(b.signature.output.dims[-1])
-        return b.module(nn.LayerNorm(units, self.eps, self.affine, self.bias, device="meta"), *inputs)
+        return b.module(lambda: nn.LayerNorm(units, self.eps, self.affine, self.bias, device="meta"), *inputs)
 
 
 @dataclass(frozen=True)
@@ -247,4 +249,4 @@ class RMSNorm(Op):
         from torch import nn
 
         units = b.size(b.signature.output.dims[-1])
-        return b.module(nn.RMSNorm(units, self.eps, self.affine, device="meta"), *inputs)
+        return b.module(lambda: nn.RMSNorm(units, self.eps, self.affine, device="meta"), *inputs)

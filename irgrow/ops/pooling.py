@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from irgrow.ops.attributes import window
+from irgrow.attributes import window
 from irgrow.ops.base import Array, Evaluation, Facts, Lowering, Op, TensorType, Typing
 from irgrow.ops.conv import Window, padded, per_dim, slide, taps
 
@@ -61,7 +61,7 @@ class _Pool(Op):
             return b.method(function, x, over)
         rank = s.output.rank - 1
         kernel, stride, padding, _ = self._windows(rank).values()
-        return b.module(layers[rank - 1](kernel, stride, padding), x)
+        return b.module(lambda: layers[rank - 1](kernel, stride, padding), x)
 
 
 @dataclass(frozen=True)

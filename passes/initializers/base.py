@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from irgrow.attributes import call_text
 from irgrow.axes import IndexMap
 from irgrow.fills import Fill
 from irgrow.graph import Graph
-from irgrow.passes.base import Context, call_text
+from irgrow.passes.base import Context
 
 
 @dataclass(frozen=True)

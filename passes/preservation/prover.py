@@ -166,14 +166,13 @@ class Prover:
                 why = next((k.why for k in inputs if k.why), f"`{node.name}` reads other values than before")
                 self.known[node.name] = uniform(node.name, ANY, why)
                 continue
-            own = {self.after.param_name(node.name, s.name) for s in self.after.specs[node.name]}
-            if node.op == old.op and all(k.same for k in inputs) and not own & touched and not self._resized(node):
+            concerned = node is not old and node.op != old.op
+            concerned |= not touched.isdisjoint(self.after.own_params[node.name])
+            concerned |= not self.before.reach[node.name].isdisjoint(self.morphism.edits)
+            if not concerned and all(k.same for k in inputs):
                 self.known[node.name] = uniform(node.name, SAME)
                 continue
             self.known[node.name] = RULES[node.op.coupling](self, node, old, inputs)
-
-    def _resized(self, node: Node) -> bool:
-        return any(self.map_of(d) is not None for d in self.before.types[node.name].dims)
 
     def verdict(self) -> Verdict:
         """Return the conclusion about the outputs."""

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from irgrow.axes import atoms
 from irgrow.edits import Edits, Impossible, growth
 from irgrow.errors import OptionError
 from irgrow.fills import ZERO, Fill, Masked, XavierUniform
 from irgrow.graph import Graph
 from irgrow.morphism import Morphism
-from irgrow.ops import integer, plan, site, word
+from irgrow.ops import Coupling, integer, plan, site, word
 from irgrow.passes.base import Context, Pass
 from irgrow.passes.initializers.base import Initializer, Newborns
 from irgrow.passes.initializers.random import Random
@@ -53,6 +54,9 @@ class GrowUnits(Pass):
     def site(self) -> str:
         return self.axis
 
+    def at(self, site: str, units: int) -> GrowUnits:
+        return replace(self, axis=site, count=units)
+
     def match(self, graph: Graph, site: str) -> str | None:
         try:
             growth(graph, graph.axis(site), self.count)
@@ -60,12 +64,19 @@ class GrowUnits(Pass):
             return str(reason)
         return None
 
+    def needs(self, graph: Graph, site: str) -> tuple[str, ...]:
+        if self.zero == "fan_in":
+            return ()
+        return self.init.needs(graph, growth(graph, graph.axis(site), self.count))
+
     def rewrite(self, graph: Graph, site: str, context: Context) -> Morphism:
         edits = growth(graph, graph.axis(site), self.count)
         if self.zero == "fan_in":
             return self._checked(self._resize(graph, edits, context, ZERO, {}, XavierUniform(match=True)))
         chosen = self.init.chosen(Newborns(graph, edits, context))
         morphism = self._resize(graph, edits, context, self.init.default(), chosen, ZERO)
+        if not _contracted(graph, edits):
+            return morphism
         prover = Prover(morphism)
         prover.run()
         if not prover.wishes:
@@ -90,6 +101,8 @@ class GrowUnits(Pass):
             raise Impossible(f"zero fan-in behind `{norm}`: its variance would be zero; use zero fan-out")
         return morphism
 
-    def grown(self, count: int) -> GrowUnits:
-        """Return this pass with another count."""
-        return replace(self, count=count)
+
+def _contracted(graph: Graph, edits: Edits) -> bool:
+    """Return whether attention takes products over an edited axis, which no weights read."""
+    heads = (graph.signatures[n.name].axes["head_dim"] for n in graph if n.op.coupling is Coupling.ATTENTION)
+    return any(a.name in edits for axis in heads for a in atoms(axis))

@@ -16,7 +16,7 @@ Source: Chen et al. (2016), Net2DeeperNet; Kreis et al. (2024), sensitivity-base
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from irgrow.axes import Atom
 from irgrow.errors import OptionError
@@ -121,6 +121,9 @@ class InsertLayer(Pass):
     @property
     def site(self) -> str:
         return self.after
+
+    def at(self, site: str, units: int) -> InsertLayer:
+        return replace(self, after=self.after or site)
 
     def match(self, graph: Graph, site: str) -> str | None:
         if site not in graph:

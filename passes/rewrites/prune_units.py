@@ -9,7 +9,7 @@ Source: Maile (2023), 3.1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from irgrow.edits import Impossible, removal
 from irgrow.errors import OptionError
@@ -39,6 +39,9 @@ class PruneUnits(Pass):
     @property
     def site(self) -> str:
         return self.axis
+
+    def at(self, site: str, units: int) -> PruneUnits:
+        return replace(self, axis=site)
 
     def match(self, graph: Graph, site: str) -> str | None:
         try:

@@ -1,11 +1,14 @@
 """Attributes of ops and options of passes, triggers and initializers: dataclass fields that know how they are written.
 
 A field made by one of the helpers below carries its kind and range. The parser converts by kind, the printer prints by
-kind, and one function says what is wrong with a value, so no op repeats these checks.
+kind, and one function says what is wrong with a value, so no op repeats these checks. `call_text` writes any object of
+such fields as the language does.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from math import isfinite
 from typing import Any
@@ -57,6 +60,8 @@ class Attribute:
             case "word":
                 known = isinstance(value, str) and value in self.choices
                 return None if known else self._expected("one of " + ", ".join(self.choices), value)
+            case "text":
+                return None if isinstance(value, str) else self._expected("a string", value)
             case "window" | "integers":
                 entries = value if isinstance(value, tuple) else (value,)
                 if not entries or not all(_is_int(e) for e in entries):
@@ -168,3 +173,46 @@ def site(default: Any = MISSING) -> Any:
 def plan(group: str, default: Any = MISSING) -> Any:
     """Declare an object of a registered group, such as an initializer."""
     return _field(default, "plan", choices=(group,))
+
+
+def text(default: Any = MISSING) -> Any:
+    """Declare a string, written in quotes, such as a path."""
+    return _field(default, "text")
+
+
+# text ----------------------------------------------------------------------------------------------------------------
+
+
+def textual_name(cls: type) -> str:
+    """Return the name of a class in programs: its `textual` attribute, else its name in small letters.
+
+    >>> class GrowUnits: pass
+    >>> textual_name(GrowUnits)
+    'grow_units'
+    """
+    given: str | None = getattr(cls, "textual", None)
+    return given or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+
+
+def call_text(thing: object) -> str:
+    """Write an object as the language writes it, with the options that differ from their defaults."""
+    texts: list[str] = []
+    positional = True
+    for a in attributes(type(thing)):
+        value = getattr(thing, a.name)
+        if not a.required and value == a.default:
+            positional = False
+            continue
+        written = _WRITERS.get(a.kind, show)(value)
+        positional = positional and a.kind in _POSITIONAL
+        texts.append(written if positional else f"{a.name} = {written}")
+    name = textual_name(type(thing))
+    return f"{name}({', '.join(texts)})" if texts else name
+
+
+def _site(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name) else f'"{name}"'
+
+
+_POSITIONAL = frozenset({"site", "integer", "integers", "word", "text"})
+_WRITERS: dict[str, Callable[[Any], str]] = {"plan": str, "site": _site, "text": lambda value: f'"{value}"'}

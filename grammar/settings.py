@@ -1,0 +1,230 @@
+"""`grow` and `train` sections, and passes written as text: syntax to the same dataclasses the Python API has.
+
+Every word resolves to a registered class; a program can never name Python code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from irgrow import registry
+from irgrow.attributes import Attribute, attributes
+from irgrow.errors import Diagnostic, OptionError, ProgramError, Source, Span, did_you_mean
+from irgrow.grammar import syntax
+from irgrow.grammar.arguments import Given, Mistake, bind, converted
+from irgrow.grammar.parser import parse_expression
+from irgrow.growth import EverySteps, GrowthProgram, Limit, Rule, Where
+from irgrow.training import TrainSettings
+
+_GROUP_OF = {"initializer": "an initializer", "trigger": "a trigger", "pass": "a pass", "bundle": "a bundle"}
+
+
+class _Word(str):
+    """A bare name, to tell it from a string in quotes."""
+
+
+def _plain(expr: Any) -> Any:
+    """Return the value of a literal, a list of them, or a bare name."""
+    match expr:
+        case syntax.Literal(value):
+            return value
+        case syntax.Name(path):
+            return _Word(path)
+        case syntax.ListOf(items):
+            return tuple(_plain(i) for i in items)
+        case syntax.Negative(sign, operand):
+            value = _plain(operand)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                return -value if sign == "-" else value
+    return expr
+
+
+def build(expr: syntax.Expr, group: str) -> Any:
+    """Make the object of a registered group that an expression names.
+
+    Raises:
+        Mistake: It names none, or an option is wrong.
+    """
+    arguments: list[syntax.Argument] = []
+    match expr:
+        case syntax.Name(path):
+            word = path
+        case syntax.Call(path, given_arguments, None):
+            word, arguments = path, given_arguments
+        case _:
+            raise Mistake(f"expected {_GROUP_OF.get(group, f'a {group}')}", expr.start, expr.end)
+    known = registry.group(group)
+    if word not in known:
+        close = did_you_mean(word, known) or f"there are: {', '.join(known)}"
+        raise Mistake(f"unknown {group} `{word}`", expr.start, expr.start + len(word), close, "unknown-name")
+    cls = known[word]
+    given = [Given(a.name, a.value, a.start, a.end) for a in arguments]
+    try:
+        return cls(**bind(word, cls, given, _option, (expr.start, expr.end)))
+    except OptionError as error:
+        raise Mistake(str(error), expr.start, expr.end) from None
+
+
+def _option(attribute: Attribute, given: Given) -> Any:
+    """Convert the syntax of one option by its kind."""
+    if attribute.kind == "plan":
+        return build(given.value, attribute.choices[0])
+    value = _plain(given.value)
+    if attribute.kind == "site":
+        if isinstance(value, str):
+            return str(value)
+        raise Mistake(f"`{attribute.name}` takes the name of an axis or node", given.start, given.end)
+    if isinstance(value, _Word):
+        value = str(value) if attribute.kind == "word" else value
+        if attribute.kind not in ("word", "text"):
+            raise Mistake(f"`{attribute.name}` takes {attribute.kind}, found `{value}`", given.start, given.end)
+    if isinstance(value, tuple) and not value and attribute.kind == "integers":
+        return ()
+    return converted(attribute, Given(given.name, value, given.start, given.end))
+
+
+# grow ----------------------------------------------------------------------------------------------------------------
+
+
+def growth_program(source: Source, sections: Sequence[syntax.GrowSection]) -> GrowthProgram:
+    """Build the growth program of the `grow` sections of a file.
+
+    Raises:
+        ProgramError: Something in them is unknown, missing or wrong; carries every diagnostic.
+    """
+    rules: list[Rule] = []
+    found: list[Diagnostic] = []
+    for section in sections:
+        for entry in section.entries:
+            try:
+                if isinstance(entry, syntax.Use):
+                    rules.extend(build(entry.bundle, "bundle").program().rules)
+                else:
+                    rules.append(_rule(entry))
+            except Mistake as m:
+                found.append(_diagnostic(m, source))
+    names = [r.name for r in rules]
+    for section in sections:
+        for entry in section.entries:
+            if isinstance(entry, syntax.RuleDecl) and names.count(entry.name) > 1:
+                mistake = Mistake(f"two rules are called `{entry.name}`", entry.start, entry.end, code="name-clash")
+                found.append(_diagnostic(mistake, source))
+    if found:
+        raise ProgramError(found)
+    return GrowthProgram(tuple(rules))
+
+
+def _diagnostic(m: Mistake, source: Source) -> Diagnostic:
+    return Diagnostic(m.message, Span(source, m.start, m.end), (), m.help, m.code)
+
+
+def _rule(entry: syntax.RuleDecl) -> Rule:
+    settings = _settings(entry.settings, ("every", "when", "apply", "where", "limit", "require"), "a rule")
+    for needed in ("when", "apply"):
+        if needed not in settings:
+            raise Mistake(f"rule `{entry.name}` needs `{needed}`", entry.start, entry.end, code="missing-argument")
+    options: dict[str, Any] = {
+        "apply": build(settings["apply"].value, "pass"),
+        "when": build(settings["when"].value, "trigger"),
+    }
+    if every := settings.get("every"):
+        options["every"] = _cadence(every.value)
+    if where := settings.get("where"):
+        options["where"] = _where(where.value)
+    if limit := settings.get("limit"):
+        items = limit.value.items if isinstance(limit.value, syntax.ListOf) else [limit.value]
+        options["limit"] = tuple(_limit(i) for i in items)
+    if require := settings.get("require"):
+        options["require"] = str(_plain(require.value))
+    try:
+        return Rule(entry.name, **options)
+    except OptionError as error:
+        raise Mistake(str(error), entry.start, entry.end) from None
+
+
+def _settings(given: Sequence[syntax.Setting], known: Sequence[str], what: str) -> dict[str, syntax.Setting]:
+    found: dict[str, syntax.Setting] = {}
+    for setting in given:
+        end = setting.start + len(setting.name)
+        if setting.name not in known:
+            close = did_you_mean(setting.name, known) or f"there are: {', '.join(known)}"
+            raise Mistake(f"{what} has no `{setting.name}`", setting.start, end, close, "unknown-name")
+        if setting.name in found:
+            raise Mistake(f"`{setting.name}` is given twice", setting.start, end)
+        found[setting.name] = setting
+    return found
+
+
+def _cadence(expr: syntax.Expr) -> Any:
+    value = _plain(expr)
+    if isinstance(value, int) and not isinstance(value, bool):
+        count = attributes(EverySteps)[0]
+        return EverySteps(converted(count, Given(None, value, expr.start, expr.end)))
+    return build(expr, "cadence")
+
+
+def _where(expr: syntax.Expr) -> Where:
+    value = _plain(expr)
+    items = value if isinstance(value, tuple) else (value,)
+    if not items or not all(isinstance(i, str) for i in items):
+        raise Mistake("`where` takes names of axes, patterns in quotes, or a list of them", expr.start, expr.end)
+    return Where(tuple(str(i) for i in items))
+
+
+def _limit(expr: syntax.Expr) -> Limit:
+    if isinstance(expr, syntax.Comparison) and expr.operator == "<=" and isinstance(expr.left, syntax.Name):
+        most = _plain(expr.right)
+        if isinstance(most, int | float) and not isinstance(most, bool) and most == int(most):
+            try:
+                return Limit(expr.left.path, int(most))
+            except OptionError as error:
+                raise Mistake(str(error), expr.start, expr.end) from None
+    raise Mistake("a limit is written `width <= 512`", expr.start, expr.end)
+
+
+# train ---------------------------------------------------------------------------------------------------------------
+
+
+def training_settings(source: Source, sections: Sequence[syntax.TrainSection]) -> TrainSettings:
+    """Build the settings of the `train` section of a file.
+
+    Raises:
+        ProgramError: Something in it is unknown or wrong; carries every diagnostic.
+    """
+    known = {a.name: a for a in attributes(TrainSettings)}
+    options: dict[str, Any] = {}
+    found: list[Diagnostic] = []
+    for section in sections:
+        for setting in section.settings:
+            try:
+                attribute = known[next(iter(_settings([setting], tuple(known), "`train`")))]
+                if attribute.name in options:
+                    end = setting.start + len(setting.name)
+                    raise Mistake(f"`{attribute.name}` is given twice", setting.start, end)
+                given = Given(setting.name, setting.value, setting.value.start, setting.value.end)
+                options[attribute.name] = _option(attribute, given)
+            except Mistake as m:
+                found.append(_diagnostic(m, source))
+    if found:
+        raise ProgramError(found)
+    return TrainSettings(**options)
+
+
+# passes as text ------------------------------------------------------------------------------------------------------
+
+
+def parse_pass(text: str) -> Any:
+    """Parse a pass written as text, such as `grow_units(f1, 8)`.
+
+    Raises:
+        ProgramError: It does not parse, or names no registered pass.
+
+    >>> str(parse_pass("grow_units(f1, 8, init = north_select(candidates = 100))"))
+    'grow_units(f1, 8, init = north_select(100))'
+    """
+    source = Source("<pass>", text)
+    try:
+        return build(parse_expression(source), "pass")
+    except Mistake as m:
+        raise ProgramError([_diagnostic(m, source)]) from None

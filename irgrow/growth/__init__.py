@@ -1,0 +1,25 @@
+"""Growth programs: rules as data, published strategies as bundles, and the loop that runs them."""
+
+from __future__ import annotations
+
+from irgrow.growth.bundles import BUNDLES, Bundle, NorthRandomBundle, NorthSelectBundle
+from irgrow.growth.cadences import CADENCES, Cadence, Epochs, EverySteps, Moment, Plateau, Steps
+from irgrow.growth.rules import GrowthProgram, Limit, Rule, Where
+
+__all__ = [
+    "BUNDLES",
+    "CADENCES",
+    "Bundle",
+    "Cadence",
+    "Epochs",
+    "EverySteps",
+    "GrowthProgram",
+    "Limit",
+    "Moment",
+    "NorthRandomBundle",
+    "NorthSelectBundle",
+    "Plateau",
+    "Rule",
+    "Steps",
+    "Where",
+]

@@ -1,0 +1,148 @@
+"""Growth programs as data: when, where, how many, how.
+
+A rule joins a cadence (how often to ask), a trigger (how many units), a pass with its initializer, the sites and the
+limits. The same dataclasses are what `grow { rule ... }` parses into.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from irgrow.axes import NEW, Atom
+from irgrow.cost import cost
+from irgrow.errors import OptionError, did_you_mean
+from irgrow.graph import Graph
+from irgrow.growth.cadences import Cadence, EverySteps
+from irgrow.passes import Pass, Trigger
+from irgrow.passes.analyses.places import editable_axes, hidden_axes
+
+
+@dataclass(frozen=True)
+class Where:
+    """A set of axes: `hidden`, `editable`, names, or patterns such as `"stage1.*"`.
+
+    `hidden` are the axes whose units are all made by layers with an activation right behind them.
+    """
+
+    items: tuple[str, ...] = ("hidden",)
+
+    def __str__(self) -> str:
+        texts = [i if "*" not in i and "?" not in i and "[" not in i else f'"{i}"' for i in self.items]
+        return texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
+
+    def sites(self, graph: Graph) -> tuple[str, ...]:
+        """Return the axes, each once, in program order.
+
+        Raises:
+            OptionError: A name or pattern matches nothing.
+        """
+        editable = editable_axes(graph)
+        chosen: set[str] = set()
+        for item in self.items:
+            found = self._one(graph, item, editable)
+            if not found and item not in ("hidden", "editable"):
+                close = did_you_mean(item, graph.leaves)
+                raise OptionError(f"`where = {item}` matches no axis" + (f"; {close}" if close else ""))
+            chosen.update(found)
+        return tuple(a for a in graph.leaves if a in chosen)
+
+    def _one(self, graph: Graph, item: str, editable: tuple[str, ...]) -> set[str]:
+        if item == "hidden":
+            return set(hidden_axes(graph))
+        if item == "editable":
+            return set(editable)
+        if item in graph.leaves:
+            return {item}
+        if item in graph:
+            axis = graph.types[item].units
+            return {axis.name} if isinstance(axis, Atom) else set()
+        return {a for a in editable if fnmatchcase(a, item)}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A bound: the `width` of each axis, or the `parameters` or `macs` of the network."""
+
+    quantity: str
+    most: int
+
+    QUANTITIES = ("width", "parameters", "macs")
+
+    def __str__(self) -> str:
+        return f"{self.quantity} <= {self.most}"
+
+    def __post_init__(self) -> None:
+        if self.quantity not in self.QUANTITIES:
+            close = did_you_mean(self.quantity, self.QUANTITIES) or f"known are: {', '.join(self.QUANTITIES)}"
+            raise OptionError(f"`limit` knows no `{self.quantity}`; {close}")
+        if self.most < 1:
+            raise OptionError(f"a limit must be at least 1, found {self.most}")
+
+    def allows(self, graph: Graph, site: str, units: int) -> int:
+        """Return how many of the wanted units may be added."""
+        if self.quantity == "width":
+            return max(0, min(units, self.most - graph.widths[site]))
+        total = cost(graph).parameters if self.quantity == "parameters" else cost(graph).macs
+        per_unit = self._per_unit(graph, site)
+        return max(0, min(units, int((self.most - total) // max(per_unit, 1))))
+
+    def _per_unit(self, graph: Graph, site: str) -> int:
+        grown = graph.resized({site: np.append(np.arange(graph.widths[site]), NEW)})
+        after, before = cost(grown), cost(graph)
+        return after.parameters - before.parameters if self.quantity == "parameters" else after.macs - before.macs
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule of a growth program.
+
+    Args:
+        name: What receipts call it.
+        apply: The pass; its site and count are filled in.
+        when: How many units, per site.
+        every: How often to ask.
+        where: The sites.
+        limit: Bounds; units beyond them are not added.
+        require: `exact` to carry out only what is proved to preserve the function, `any` for everything.
+    """
+
+    name: str
+    apply: Pass
+    when: Trigger
+    every: Cadence = field(default_factory=EverySteps)
+    where: Where = field(default_factory=Where)
+    limit: tuple[Limit, ...] = ()
+    require: str = "exact"
+
+    def __post_init__(self) -> None:
+        if self.require not in ("exact", "any"):
+            raise OptionError(f"`require` takes exact or any, found {self.require}")
+
+    def __str__(self) -> str:
+        lines = [f"  rule {self.name} {{", f"    every = {self.every}", f"    when = {self.when}"]
+        lines += [f"    apply = {self.apply}", f"    where = {self.where}"]
+        if self.limit:
+            texts = [str(limit) for limit in self.limit]
+            lines.append(f"    limit = {texts[0] if len(texts) == 1 else '[' + ', '.join(texts) + ']'}")
+        if self.require != "exact":
+            lines.append(f"    require = {self.require}")
+        return "\n".join([*lines, "  }"])
+
+
+@dataclass(frozen=True)
+class GrowthProgram:
+    """Rules, asked in order after every training step."""
+
+    rules: tuple[Rule, ...]
+
+    def __post_init__(self) -> None:
+        names = [r.name for r in self.rules]
+        for name in names:
+            if names.count(name) > 1:
+                raise OptionError(f"two rules are called `{name}`")
+
+    def __str__(self) -> str:
+        return "grow {\n" + "\n".join(map(str, self.rules)) + "\n}\n"

@@ -1,0 +1,121 @@
+"""Receipts and the journal: what one rewrite did, and the list of all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from irgrow.morphism import Morphism
+from irgrow.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a rewrite did.
+
+    Args:
+        rewrite: The pass as text.
+        verdict: What was proved.
+        sites: The axes or nodes it worked on.
+        error: max |y' - y| / max |y| of the outputs on the batch in evaluation mode, if one was given.
+        loss: The loss on the batch before and after, if a loss was given.
+        parameters: Change of the number of trainable parameters.
+        macs: Change of the multiply-accumulate operations for one sample.
+        seconds: How long it took.
+        morphism: Where every parameter came from; `None` if it was refused.
+    """
+
+    rewrite: str
+    verdict: Verdict
+    sites: tuple[str, ...]
+    error: float | None = None
+    loss: tuple[float, float] | None = None
+    parameters: int = 0
+    macs: int = 0
+    seconds: float = 0.0
+    morphism: Morphism | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def applied(self) -> bool:
+        """Whether the network was changed."""
+        return self.verdict.applies
+
+    def __str__(self) -> str:
+        lines = [f"{self.rewrite}: {self.verdict}"]
+        if self.applied:
+            lines.append(f"  parameters {self.parameters:+,}, MACs {self.macs:+,}, {1e3 * self.seconds:.1f} ms")
+        if self.error is not None:
+            lines.append(f"  measured on the batch: relative error {self.error:.2g}")
+        if self.loss is not None:
+            lines.append(f"  loss {self.loss[0]:.6g} -> {self.loss[1]:.6g}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One rewrite in the journal: enough to say what happened, and what it was derived from.
+
+    Args:
+        number: Its place, from 0; also what its seed is derived from.
+        rewrite: The pass as text.
+        verdict: The verdict as text.
+        seed: The seed of its random numbers.
+        before: Digest of the program before.
+        after: Digest of the program after.
+        parameters: Trainable parameters after.
+        step: The training step, if it happened in training.
+    """
+
+    number: int
+    rewrite: str
+    verdict: str
+    seed: int
+    before: str
+    after: str
+    parameters: int
+    step: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON form."""
+        return asdict(self)
+
+
+@dataclass
+class Journal:
+    """All rewrites of a network, in order, with what is needed to undo the latest ones.
+
+    The morphisms are kept in memory only; after a checkpoint was loaded earlier rewrites cannot be undone.
+    """
+
+    entries: list[Entry] = field(default_factory=list)
+    morphisms: dict[int, Morphism] = field(default_factory=dict, repr=False)
+    counter: int = 0
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries)
+
+    def __getitem__(self, index: int) -> Entry:
+        return self.entries[index]
+
+    def __str__(self) -> str:
+        lines = [f"{e.number:4d}  {e.rewrite}: {e.verdict}" for e in self.entries]
+        return "\n".join(lines) if lines else "no rewrites yet"
+
+    def add(self, entry: Entry, morphism: Morphism) -> None:
+        """Append a rewrite."""
+        self.entries.append(entry)
+        self.morphisms[entry.number] = morphism
+        self.counter = entry.number + 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON form, without morphisms."""
+        return {"counter": self.counter, "entries": [e.to_json() for e in self.entries]}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Journal:
+        """Read a journal back."""
+        return cls([Entry(**e) for e in data["entries"]], {}, data["counter"])

@@ -1,0 +1,129 @@
+"""Optimizer state across a rewrite: parameters are replaced at their places in the groups, slots follow the same maps.
+
+Every slot is known by the optimizer's class and its name, with what it holds. An optimizer that is not in the table, or
+state of another shape (factored second moments, orthogonalised updates), is refused; nothing is carried by guessing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from irgrow.axes import NEW
+from irgrow.errors import RefusedError
+from irgrow.fills import ZERO
+from irgrow.morphism import Chain, Gather, Keep, Morphism, New, Select, Transfer
+from irgrow.transfer import Kind, move
+
+
+class Carry(Enum):
+    """How the new entries of a carried slot start."""
+
+    SIBLINGS = "siblings"  # second moments at the mean of the units beside them, first moments at zero
+    ZERO = "zero"  # exact padding: an inert rewrite leaves the trajectory as it was
+    FRESH = "fresh"  # the state of touched parameters is dropped
+
+
+SLOTS: dict[str, dict[str, Kind]] = {
+    "SGD": {"momentum_buffer": Kind.GRADIENT},
+    "Adam": {"exp_avg": Kind.GRADIENT, "exp_avg_sq": Kind.SQUARE, "max_exp_avg_sq": Kind.SQUARE},
+    "AdamW": {"exp_avg": Kind.GRADIENT, "exp_avg_sq": Kind.SQUARE, "max_exp_avg_sq": Kind.SQUARE},
+    "NAdam": {"exp_avg": Kind.GRADIENT, "exp_avg_sq": Kind.SQUARE},
+    "RAdam": {"exp_avg": Kind.GRADIENT, "exp_avg_sq": Kind.SQUARE},
+    "Adamax": {"exp_avg": Kind.GRADIENT, "exp_inf": Kind.MAGNITUDE},
+    "RMSprop": {"square_avg": Kind.SQUARE, "grad_avg": Kind.GRADIENT, "momentum_buffer": Kind.FREE},
+    "Adagrad": {"sum": Kind.SQUARE},
+    "Adadelta": {"square_avg": Kind.SQUARE, "acc_delta": Kind.FREE},
+    "Rprop": {"prev": Kind.GRADIENT, "step_size": Kind.FREE},
+}
+"""Per optimizer class, what each slot of the parameter's shape holds; scalars are copied."""
+
+_WARM = frozenset({Kind.SQUARE, Kind.MAGNITUDE})
+_NEEDS_POSITIVE = frozenset({"step_size"})
+
+
+def known_slots(optimizer: Optimizer) -> dict[str, Kind]:
+    """Return the slots of an optimizer.
+
+    Raises:
+        RefusedError: It is not one whose state can be carried.
+    """
+    for cls in type(optimizer).__mro__:
+        if cls.__module__.startswith("torch.optim") and cls.__name__ in SLOTS:
+            return SLOTS[cls.__name__]
+    known = ", ".join(SLOTS)
+    raise RefusedError(f"the state of {type(optimizer).__name__} cannot be carried across a rewrite; known are {known}")
+
+
+def carried_state(
+    optimizer: Optimizer, morphism: Morphism, old: Mapping[str, Tensor], new: Mapping[str, Tensor], carry: Carry
+) -> dict[str, dict[str, Any]]:
+    """Return the state of every touched parameter by name; it does not change the optimizer.
+
+    Raises:
+        RefusedError: A slot is not known, or does not have the parameter's shape.
+    """
+    slots = known_slots(optimizer)
+    found: dict[str, dict[str, Any]] = {}
+    for name in morphism.touched:
+        source = _source(morphism.transfers[name])
+        state = optimizer.state.get(old[source]) if source is not None and source in old else None
+        if not state or carry is Carry.FRESH or source is None:
+            continue
+        found[name] = {key: _slot(key, value, old[source], slots, optimizer) for key, value in state.items()}
+        for key, value in found[name].items():
+            if not isinstance(value, Tensor) or value.shape != old[source].shape or key not in slots:
+                continue
+            sources = {source: value}
+            shape = tuple(new[name].shape)
+            transfer = morphism.transfers[name]
+            moved = move(transfer, sources, shape, name, morphism.seed, slots[key], ZERO)
+            warm = carry is Carry.SIBLINGS and slots[key] in _WARM
+            found[name][key] = _warmed(moved, transfer) if warm or key in _NEEDS_POSITIVE else moved
+    return found
+
+
+def _slot(key: str, value: Any, param: Tensor, slots: Mapping[str, Kind], optimizer: Optimizer) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    if value.dim() == 0 or (key in slots and value.shape == param.shape):
+        return value.clone() if value.dim() == 0 else value
+    name = type(optimizer).__name__
+    raise RefusedError(f"state `{key}` of {name} has shape {list(value.shape)}, its parameter {list(param.shape)}")
+
+
+def _source(t: Transfer) -> str | None:
+    """Return the old parameter whose state a new one continues."""
+    match t:
+        case Keep(name) | Select(name) | Gather(name):
+            return name
+        case Chain(steps):
+            return _source(steps[0][0])
+        case New() | _:
+            return None
+
+
+def _warmed(moved: Tensor, transfer: Transfer) -> Tensor:
+    """Set new entries to the mean over the old units beside them, along each dimension in turn."""
+    if not isinstance(transfer, Select):
+        return moved
+    for dim, m in enumerate(transfer.maps):
+        if m is None or not (m == NEW).any() or (m == NEW).all():
+            continue
+        new = torch.from_numpy((m == NEW).nonzero()[0]).to(moved.device)
+        mean = moved.sum(dim, keepdim=True) / (len(m) - len(new))  # new entries are still zero
+        shape = list(mean.shape)
+        shape[dim] = len(new)
+        moved.index_copy_(dim, new, mean.expand(shape))
+    return moved
+
+
+def place_new(optimizer: Optimizer, tensor: Tensor) -> dict[str, Any]:
+    """Return the group a parameter without predecessor joins: the one most parameters of its rank are in."""
+    votes = [sum(p.dim() == tensor.dim() for p in group["params"]) for group in optimizer.param_groups]
+    return optimizer.param_groups[max(range(len(votes)), key=lambda i: votes[i])]
