@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from irgrow.grammar.diagnostics import render
+from irgrow.grammar.formatter import format_text
 from irgrow.grammar.printer import print_call, print_graph
 from irgrow.grammar.program import Program, parse, parse_program, read, read_program
 from irgrow.grammar.settings import parse_pass
 
 __all__ = [
     "Program",
+    "format_text",
     "parse",
     "parse_pass",
     "parse_program",

@@ -359,14 +359,16 @@ class Axes:
     the program calls it, else after the first node that makes its units.
     """
 
-    NAMED, MADE, DERIVED, PIECE = range(4)
-    """Ranks: named in the program; made by a node; implied by a node (the rest of a slice); a piece of a split atom."""
+    NAMED, MADE, DERIVED, IMPLIED, PIECE = range(5)
+    """Ranks: named in the program; made by a node; what a node's typing rule names (members of a group); only cut out
+    of an axis that others make (the rest of a slice); a piece of a split atom."""
 
     def __init__(self) -> None:
         self.sizes: dict[str, int] = {}
         self._rank: dict[str, tuple[int, int]] = {}
         self._bound: dict[str, Axis] = {}
         self._locks: dict[str, Why] = {}
+        self._settled: set[str] = set()
 
     def atom(self, name: str, size: int, rank: int = MADE) -> Atom:
         """Declare an atom, or return it if it exists already with this size."""
@@ -588,22 +590,20 @@ class Axes:
     # names ----------------------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Give every piece a name after the first declared atom that contains it, such as `up[0]`.
+        """Give every cut or piece a name after the first atom that contains it, such as `up[0]`.
 
         Called once, when all ties are known; the names do not depend on the order of the ties.
         """
-        declared = sorted((r, n) for n, r in self._rank.items() if r[0] < Axes.DERIVED)
-        derived = sorted((r, n) for n, r in self._rank.items() if r[0] == Axes.DERIVED)
-        named: set[str] = set()
-        for _, name in declared + derived:
+        ranked = sorted((rank, name) for name, rank in self._rank.items() if rank[0] < Axes.IMPLIED)
+        for _, name in ranked:
             if name not in self._bound:
                 continue
             for count, leaf in enumerate(self.leaves(Atom(name))):
-                rank = self._rank[leaf][0]
-                if rank == Axes.PIECE and leaf not in named:
-                    fresh = f"{name}[{count}]"
-                    self.atom(fresh, self.sizes[leaf], Axes.PIECE)
-                    if leaf in self._locks:
-                        self._locks[fresh] = self._locks[leaf]
-                    self._bound[leaf] = Atom(fresh)
-                    named.add(fresh)
+                if self._rank[leaf][0] < Axes.IMPLIED or leaf in self._settled:
+                    continue
+                fresh = f"{name}[{count}]"
+                self.atom(fresh, self.sizes[leaf], Axes.PIECE)
+                if leaf in self._locks:
+                    self._locks[fresh] = self._locks[leaf]
+                self._bound[leaf] = Atom(fresh)
+                self._settled.add(fresh)

@@ -19,6 +19,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,10 @@ class Saved:
 
 
 def save(
-    net: Network, folder: str | Path, extra: Mapping[str, Any] | None = None, tensors: Mapping[str, Tensor] | None = None
+    net: Network,
+    folder: str | Path,
+    extra: Mapping[str, Any] | None = None,
+    tensors: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Save a network with its tracked optimizers, schedulers and averages.
 
@@ -155,7 +159,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes], digest: str) -> None:
     staged = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
     manifest = {
         "format": FORMAT,
-        "irgrow": "0.1.0",
+        "irgrow": version("irgrow"),
         "torch": torch.__version__.split("+")[0],
         "threads": torch.get_num_threads(),
         "program": digest,
@@ -167,13 +171,20 @@ def write_folder(folder: Path, files: Mapping[str, bytes], digest: str) -> None:
         staged.mkdir()
         for name, data in files.items():
             _write(staged / name, data)
-        _write(staged / MANIFEST, json.dumps(manifest, indent=1).encode())
+        _write(staged / MANIFEST, _sealed(manifest))
         _sync_folder(staged)
         _put_in_place(staged, folder)
         _sync_folder(folder.parent)
     except OSError as error:
         shutil.rmtree(staged, ignore_errors=True)
         raise CheckpointError(f"{folder}: cannot be written: {(error.strerror or str(error)).lower()}") from None
+
+
+def _sealed(manifest: dict[str, Any]) -> bytes:
+    """Return a manifest as text, with the hash of the rest of it as its last entry."""
+    body = {k: v for k, v in manifest.items() if k != "sha256"}
+    seal = hashlib.sha256(json.dumps(body, indent=1).encode()).hexdigest()
+    return json.dumps({**body, "sha256": seal}, indent=1).encode()
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -247,14 +258,17 @@ def _checked_files(folder: Path) -> dict[str, bytes]:
     try:
         if path.stat().st_size > LARGEST_MANIFEST:
             raise CheckpointError(f"{path}: a manifest has at most {LARGEST_MANIFEST} bytes")
-        manifest = json.loads(path.read_bytes())
-        version, listed = manifest["format"], manifest["files"]
+        text = path.read_bytes()
+        manifest = json.loads(text)
+        found, listed = manifest["format"], manifest["files"]
     except FileNotFoundError:
         raise CheckpointError(f"{path}: missing; the folder is not a complete checkpoint") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: damaged: {error}") from None
-    if not isinstance(version, int) or version > FORMAT:
-        raise CheckpointError(f"{path}: format {version} needs a newer irgrow; this one reads up to {FORMAT}")
+    if not isinstance(found, int) or found > FORMAT:
+        raise CheckpointError(f"{path}: format {found} needs a newer irgrow; this one reads up to {FORMAT}")
+    if text != _sealed(manifest):
+        raise CheckpointError(f"{path}: damaged: its SHA-256 is not the one it names")
     if not isinstance(listed, dict) or set(listed) != set(FILES):
         raise CheckpointError(f"{path}: damaged: expected the files {', '.join(FILES)}")
     return {name: _checked_file(folder / name, listed[name]) for name in FILES}

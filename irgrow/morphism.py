@@ -85,10 +85,20 @@ class New:
 
 
 @dataclass(frozen=True)
-class Chain:
-    """Transfers one after the other, each with the seed and the name of the tensor it makes."""
+class Step:
+    """One transfer of a chain: the tensor it makes, and the seed of the rewrite it comes from."""
 
-    steps: tuple[tuple[Transfer, int, str], ...]
+    transfer: Transfer
+    seed: int
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Transfers one after the other."""
+
+    steps: tuple[Step, ...]
 
 
 Transfer = Keep | Select | Gather | Compute | New | Chain
@@ -139,12 +149,13 @@ class Morphism:
             raise CompilerBug("morphisms compose only end to end")
         transfers = {}
         for name, later in second.transfers.items():
-            steps = _steps(later, second.seed, name)
-            source = _source(steps[0][0])
+            steps = _steps(second, name, later)
+            first = steps[0].transfer
+            source = _source(first)
             if source is not None:
-                steps = (*_steps(self.transfers[source], self.seed, source), *steps)
-            elif isinstance(steps[0][0], Compute):
-                steps = ((self._computed(steps[0][0]), *steps[0][1:]), *steps[1:])
+                steps = (*_steps(self, source, self.transfers[source]), *steps)
+            elif isinstance(first, Compute):
+                steps = (replace(steps[0], transfer=self._computed(first)), *steps[1:])
             transfers[name] = _simplified(steps)
         return Morphism(self.before, second.after, transfers, {}, self.seed, f"{self.summary}; {second.summary}")
 
@@ -177,28 +188,26 @@ def _source(t: Transfer) -> str | None:
     return t.name if isinstance(t, Keep | Select | Gather) else None
 
 
-Step = tuple[Transfer, int, str]
-
-
-def _steps(t: Transfer, seed: int, name: str) -> tuple[Step, ...]:
-    return t.steps if isinstance(t, Chain) else ((t, seed, name),)
+def _steps(morphism: Morphism, name: str, t: Transfer) -> tuple[Step, ...]:
+    """Return a transfer of a morphism as steps."""
+    return t.steps if isinstance(t, Chain) else (Step(t, morphism.seed, name, morphism.after.param_shape(name)),)
 
 
 def _simplified(steps: tuple[Step, ...]) -> Transfer:
     """Drop what only keeps, join selections that draw nothing, and unwrap a chain of one."""
     done: list[Step] = []
-    for t, seed, name in steps:
-        previous = done[-1][0] if done else None
+    for step in steps:
+        t, previous = step.transfer, done[-1].transfer if done else None
         if isinstance(previous, Keep) and isinstance(t, Keep | Select | Gather):
-            done[-1] = (replace(t, name=previous.name), seed, name)
+            done[-1] = replace(step, transfer=replace(t, name=previous.name))
         elif isinstance(t, Keep) and previous is not None:
-            done[-1] = (previous, done[-1][1], done[-1][2])
+            continue
         elif isinstance(previous, Select) and isinstance(t, Select) and _settled(previous) and _settled(t):
-            done[-1] = (_joined(previous, t), seed, name)
+            done[-1] = replace(step, transfer=_joined(previous, t))
         else:
-            done.append((t, seed, name))
-    if len(done) == 1 and _settled(done[0][0]):
-        return done[0][0]
+            done.append(step)
+    if len(done) == 1 and _settled(done[0].transfer):
+        return done[0].transfer
     return Chain(tuple(done))
 
 
@@ -269,7 +278,7 @@ def describe(t: Transfer) -> str:
         case New(fill):
             return f"new ({fill})"
         case Chain(steps):
-            return ", then ".join(describe(step) for step, _, _ in steps)
+            return ", then ".join(describe(step.transfer) for step in steps)
 
 
 # JSON ----------------------------------------------------------------------------------------------------------------
@@ -297,7 +306,8 @@ def transfer_to_json(t: Transfer) -> dict[str, Any]:
         case New(fill, fan_in):
             return {"kind": "new", "fill": fill_to_json(fill), "fan_in": fan_in}
         case Chain(steps):
-            return {"kind": "chain", "steps": [[transfer_to_json(s), seed, name] for s, seed, name in steps]}
+            listed = [[transfer_to_json(s.transfer), s.seed, s.name, list(s.shape)] for s in steps]
+            return {"kind": "chain", "steps": listed}
 
 
 def transfer_from_json(data: Mapping[str, Any]) -> Transfer:
@@ -318,7 +328,9 @@ def transfer_from_json(data: Mapping[str, Any]) -> Transfer:
         case "new":
             return New(fill_from_json(data["fill"]), data["fan_in"])
         case "chain":
-            return Chain(tuple((transfer_from_json(s), seed, name) for s, seed, name in data["steps"]))
+            return Chain(
+                tuple(Step(transfer_from_json(t), seed, name, tuple(shape)) for t, seed, name, shape in data["steps"])
+            )
     raise CompilerBug(f"unknown transfer {data['kind']!r}")
 
 

@@ -103,7 +103,7 @@ def _source(t: Transfer) -> str | None:
         case Keep(name) | Select(name) | Gather(name):
             return name
         case Chain(steps):
-            return _source(steps[0][0])
+            return _source(steps[0].transfer)
         case New() | _:
             return None
 

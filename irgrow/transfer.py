@@ -35,6 +35,7 @@ def move(
     seed: int,
     kind: Kind = Kind.VALUE,
     fill: Fill | None = None,
+    like: Tensor | None = None,
 ) -> Tensor:
     """Return the tensor a transfer makes.
 
@@ -46,6 +47,7 @@ def move(
         seed: The seed of the rewrite.
         kind: What the tensor holds.
         fill: What new entries are filled with, instead of the transfer's own fills.
+        like: Whose device and precision a fresh tensor takes.
     """
     match transfer:
         case Keep(source):
@@ -56,15 +58,15 @@ def move(
             return _gather(transfer, old[transfer.name], generator(seed, name), fill)
         case New():
             made = (fill or transfer.fill).draw(shape, generator(seed, name), transfer.fan_in)
-            return torch.from_numpy(np.ascontiguousarray(made))
+            tensor = torch.from_numpy(np.ascontiguousarray(made))
+            return tensor if like is None else tensor.to(like)
         case Compute(rule):
             raise CompilerBug(f"no rule `{rule}`")
         case Chain(steps):
             tensors = dict(old)
-            made_name = name
-            for step, step_seed, made_name in steps:
-                tensors[made_name] = move(step, tensors, (), made_name, step_seed, kind, fill)
-            return tensors[made_name]
+            for s in steps:
+                tensors[s.name] = move(s.transfer, tensors, s.shape, s.name, s.seed, kind, fill, like)
+            return tensors[steps[-1].name]
     raise CompilerBug(f"unknown transfer {transfer}")
 
 
@@ -180,14 +182,14 @@ def carried_params(morphism: Morphism, old: Mapping[str, Tensor]) -> dict[str, T
                 found[name] = old[transfer.name]
                 continue
             shape = morphism.after.param_shape(name)
-            made = move(transfer, old, shape, name, morphism.seed)
-            template = _template(morphism, transfer, old, like)
+            template = _template(transfer, old, like)
+            made = move(transfer, old, shape, name, morphism.seed, like=template)
             dtype = torch.int64 if morphism.after.params[name].spec.integer else template.dtype
             found[name] = made.detach().to(device=template.device, dtype=dtype)
     return found
 
 
-def _template(morphism: Morphism, transfer: Transfer, old: Mapping[str, Tensor], like: Tensor) -> Tensor:
+def _template(transfer: Transfer, old: Mapping[str, Tensor], like: Tensor) -> Tensor:
     """Return an old tensor whose device and precision a new one takes."""
     if isinstance(transfer, Select | Gather):
         return old[transfer.name]

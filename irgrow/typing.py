@@ -56,7 +56,7 @@ class Typer:
         for atom in atoms(axis):
             if atom.name in self.axes.sizes:
                 continue
-            made = Axes.DERIVED if implied else Axes.MADE
+            made = Axes.IMPLIED if implied else Axes.MADE
             rank = Axes.NAMED if atom.name in self.named else made
             self.axes.atom(atom.name, self.sizes[atom.name], rank)
             if atom.name in self.fixed:

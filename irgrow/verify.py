@@ -168,18 +168,18 @@ def _parameters(graph: Graph) -> Iterator[Violation]:
         yield TooLarge(f"a network may have at most {LARGEST_NETWORK} parameters, found {total}")
 
 
-SHAPE: tuple[Callable[[Graph], Iterator[Violation]], ...] = (_names, _order, _attributes, _widths, _interface, _unused)
-MEANING: tuple[Callable[[Graph], Iterator[Violation]], ...] = (_types, _parameters)
+RULES: tuple[Callable[[Graph], Iterator[Violation]], ...] = (_names, _order, _attributes, _widths, _interface, _unused)
 
 
 def verify(graph: Graph) -> list[Violation]:
     """Return all violations; an empty list means the graph is well-formed.
 
-    Typing is only looked at when names, order and attributes are in order, because it relies on them.
+    Types are only looked at when names, order and attributes are fine, parameters when types are.
     """
-    found = [v for rule in SHAPE for v in rule(graph)]
+    found = [v for rule in RULES for v in rule(graph)]
     if not found or all(isinstance(v, Unused | NoInterface) for v in found):
-        found += [v for rule in MEANING for v in rule(graph)]
+        types = list(_types(graph))
+        found += types or list(_parameters(graph))
     return found
 
 

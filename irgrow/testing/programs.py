@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from irgrow.axes import Axis, Const, prod
 from irgrow.builder import GraphBuilder
@@ -54,6 +53,7 @@ from irgrow.ops import (
     TensorType,
     Transpose,
 )
+from irgrow.testing.numbers import random_inputs
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 EPS = 1e-2
@@ -472,8 +472,8 @@ def graphs(draw: Draw, steps: int = 6, dropout: bool = True) -> Graph:
     """
     d = Drawing(draw, GraphBuilder("random"))
     kind = d.pick("vector", "image", "signal", "ids")
-    shapes = {
-        "vector": lambda: (d.small(1, 5),),
+    shapes: dict[str, Callable[[], tuple[int, ...]]] = {
+        "vector": lambda: (d.small(),),
         "image": lambda: (d.small(1, 3), d.small(2, 4), d.small(2, 4)),
         "signal": lambda: (d.small(1, 3), d.small(2, 5)),
         "ids": lambda: (d.small(2, 4),),
@@ -508,16 +508,6 @@ def _head(d: Drawing) -> None:
         d.dense(d.small())
 
 
-def input_arrays(graph: Graph, seed: int, batch: int = 3) -> dict[str, NDArray[Any]]:
-    """Draw inputs of a graph: floats with a mean away from zero, ids over the whole vocabulary."""
-    rng = np.random.default_rng(seed)
-    found = {}
-    for name in graph.inputs:
-        shape, ids = (batch, *graph.shape(name)), graph.types[name].ids
-        found[name] = rng.normal(0.3, 1.0, shape) if ids is None else rng.integers(0, ids, shape)
-    return found
-
-
 def inputs(graph: Graph) -> st.SearchStrategy[dict[str, Any]]:
     """Draw inputs of a graph by name, batch first; the batch may be a single sample."""
-    return st.builds(lambda seed, batch: input_arrays(graph, seed, batch), st.integers(0, 2**31), st.integers(1, 4))
+    return st.builds(lambda seed, batch: random_inputs(graph, seed, batch), st.integers(0, 2**31), st.integers(1, 4))

@@ -41,9 +41,9 @@ class Adam(OptimizerSettings):
     eps: float = real(1e-8, low=0.0, open_low=True)
 
     def make(self, params: Iterable[Any]) -> Optimizer:
-        from torch.optim import Adam as Torch
+        import torch
 
-        return Torch(params, self.lr, (self.beta1, self.beta2), self.eps, self.weight_decay)
+        return torch.optim.Adam(params, self.lr, (self.beta1, self.beta2), self.eps, self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class AdamW(OptimizerSettings):
     eps: float = real(1e-8, low=0.0, open_low=True)
 
     def make(self, params: Iterable[Any]) -> Optimizer:
-        from torch.optim import AdamW as Torch
+        import torch
 
-        return Torch(params, self.lr, (self.beta1, self.beta2), self.eps, self.weight_decay)
+        return torch.optim.AdamW(params, self.lr, (self.beta1, self.beta2), self.eps, self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ class Sgd(OptimizerSettings):
     nesterov: bool = flag(False)
 
     def make(self, params: Iterable[Any]) -> Optimizer:
-        from torch.optim import SGD as Torch
+        import torch
 
         options = {"momentum": self.momentum, "weight_decay": self.weight_decay, "nesterov": self.nesterov}
-        return Torch(params, self.lr, **options)  # type: ignore[arg-type]
+        return torch.optim.SGD(params, self.lr, **options)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ class RmsProp(OptimizerSettings):
     weight_decay: float = real(0.0, low=0.0)
 
     def make(self, params: Iterable[Any]) -> Optimizer:
-        from torch.optim import RMSprop as Torch
+        import torch
 
-        return Torch(params, self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        return torch.optim.RMSprop(params, self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
 
 
 @dataclass(frozen=True)

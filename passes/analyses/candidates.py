@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from irgrow.backends.reference import as_array
 from irgrow.edits import Impossible
@@ -14,11 +13,10 @@ from irgrow.ops import Activate, LeakyReLU
 from irgrow.ops.activations import ACTIVATIONS
 from irgrow.ops.conv import Conv, padded, per_dim, taps
 from irgrow.passes.analyses.places import path
+from irgrow.shapes import Float64
 
-Array = NDArray[np.float64]
 
-
-def flat_units(graph: Graph, name: str, value: Any) -> Array:
+def flat_units(graph: Graph, name: str, value: Any) -> Float64[np.ndarray, "units columns"]:
     """Return a recorded value as (units, columns): samples, and within them positions, in order."""
     array = as_array(value)
     return np.moveaxis(array, 1 + graph.types[name].features, 0).reshape(
@@ -26,7 +24,7 @@ def flat_units(graph: Graph, name: str, value: Any) -> Array:
     )
 
 
-def receptive_fields(graph: Graph, maker: str, value: Any) -> Array:
+def receptive_fields(graph: Graph, maker: str, value: Any) -> Float64[np.ndarray, "fan_in columns"]:
     """Return what a unit of a layer reads, as (fan_in, columns), from the recorded input of the layer."""
     op, array = graph[maker].op, as_array(value)
     if not isinstance(op, Conv):
@@ -39,7 +37,9 @@ def receptive_fields(graph: Graph, maker: str, value: Any) -> Array:
     return np.moveaxis(windows, 0, 2).reshape(windows.shape[1] * windows.shape[2], -1)
 
 
-def candidate_activity(graph: Graph, maker: str, before: Array) -> Array:
+def candidate_activity(
+    graph: Graph, maker: str, before: Float64[np.ndarray, "candidates columns"]
+) -> Float64[np.ndarray, "candidates columns"]:
     """Return the activity of candidates behind the layer's norm and activation; `before` is (candidates, columns)."""
     for node in path(graph, maker):
         match node.op:

@@ -1,8 +1,9 @@
 """Counting singular values without computing them, and the streaming Gram matrix they are counted from.
 
-The number of singular values of X / sqrt(N) above epsilon is the number of eigenvalues of X X^T / N above epsilon^2, and
-by Sylvester's law of inertia that is the number of positive pivots of a factorisation L D L^T of X X^T / N - epsilon^2 I.
-The Gram matrix is accumulated in float64: in float32 it miscounts as soon as the largest singular value is about 100.
+The number of singular values of X / sqrt(N) above epsilon is the number of eigenvalues of X X^T / N above epsilon^2.
+By Sylvester's law of inertia that is the number of positive pivots of a factorisation L D L^T of
+X X^T / N - epsilon^2 I. The Gram matrix is accumulated in float64: in float32 it miscounts as soon as the largest
+singular value is about 100.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor
 
 from irgrow.passes.triggers.base import WINDOW
+from irgrow.shapes import Float, Float64
 
 
-def positive_eigenvalues(matrix: Tensor) -> int:
+def positive_eigenvalues(matrix: Float64[Tensor, "n n"]) -> int:
     """Return how many eigenvalues of a symmetric float64 matrix are positive, by inertia.
 
     >>> positive_eigenvalues(torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64))
@@ -49,7 +51,7 @@ class Gram:
         self.count = 0
 
     @torch.no_grad()
-    def add(self, value: Tensor) -> None:
+    def add(self, value: Float[Tensor, "batch *dims"]) -> None:
         """Take the columns of a batch, (batch, ...)."""
         columns = value.detach().movedim(1 + self.features, -1).flatten(0, -2)
         units = columns.shape[1]
@@ -91,7 +93,7 @@ class Gram:
         return self.total is None or bool(torch.isfinite(self.total).all())
 
     @property
-    def mean(self) -> Tensor:
+    def mean(self) -> Float64[Tensor, "units units"]:
         """The Gram matrix divided by the number of columns."""
         assert self.total is not None
         return self.total / self.count

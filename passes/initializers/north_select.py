@@ -21,6 +21,7 @@ from irgrow.edits import Impossible
 from irgrow.fills import Fill, Given, XavierUniform
 from irgrow.graph import Graph
 from irgrow.ops import Coupling, flag, integer, real, word
+from irgrow.passes.analyses import novelty
 from irgrow.passes.analyses.candidates import candidate_activity, flat_units, receptive_fields
 from irgrow.passes.analyses.places import makers, measured
 from irgrow.passes.initializers.base import Initializer, Newborns
@@ -82,7 +83,7 @@ class NorthSelect(Initializer):
         convolution = weight.ndim > 2
         pool = (self.candidates or (100 if convolution else 1000)) + count
         rng = context.generator("north_select", maker)
-        drawn = _matched(XavierUniform().draw((pool, *weight.shape[1:]), rng), weight)
+        drawn = novelty.matched(XavierUniform().draw((pool, *weight.shape[1:]), rng), weight)
         fields = receptive_fields(graph, maker, recorded[graph[maker].inputs[0]])
         existing = flat_units(graph, measured(graph, maker), recorded[measured(graph, maker)])
         if fields.shape[1] != existing.shape[1]:
@@ -93,61 +94,12 @@ class NorthSelect(Initializer):
         if not (np.isfinite(activity).all() and np.isfinite(existing).all()):
             raise Impossible(f"the activity of `{maker}` is not finite")
         scale = 1.0 / np.sqrt(len(kept))
-        return drawn[self._best(existing * scale, activity * scale, count)]
-
-    def _best(self, existing: Array, candidates: Array, count: int) -> NDArray[np.int64]:
-        """Return the indices of the best candidates; `existing` and `candidates` are (units, columns), scaled."""
-        if self.score == "rank":
-            return self._best_by_rank(existing, candidates, count)
-        basis = _row_space(existing, self.epsilon)
-        rest = candidates - (candidates @ basis.T) @ basis
-        if not self.greedy:
-            return np.argsort(-(rest**2).sum(1), kind="stable")[:count]
-        chosen: list[int] = []
-        for _ in range(count):
-            norms = (rest**2).sum(1)
-            norms[chosen] = -1.0
-            best = int(norms.argmax())
-            chosen.append(best)
-            if norms[best] > 0:
-                direction = rest[best] / np.sqrt(norms[best])
-                rest = rest - np.outer(rest @ direction, direction)
-        return np.array(chosen)
-
-    def _best_by_rank(self, existing: Array, candidates: Array, count: int) -> NDArray[np.int64]:
-        """Score every candidate by the rank of [H; h], then by its nuclear norm."""
-        chosen: list[int] = []
-        rounds = [1] * count if self.greedy else [count]
-        for needed in rounds:
-            gram = existing @ existing.T
-            scores = []
-            for i, h in enumerate(candidates):
-                cross = existing @ h
-                bordered = np.block([[gram, cross[:, None]], [cross[None, :], np.array([[h @ h]])]])
-                values = np.sqrt(np.maximum(np.linalg.eigvalsh(bordered), 0.0))
-                taken = i in chosen
-                scores.append((-1 if taken else int((values > self.epsilon).sum()), float(values.sum())))
-            order = sorted(range(len(scores)), key=lambda i: scores[i], reverse=True)
-            chosen += order[:needed]
-            existing = np.concatenate([existing, candidates[order[:needed]]])
-        return np.array(chosen)
+        chosen = novelty.most_novel(
+            existing * scale, activity * scale, count, self.score == "rank", self.greedy, self.epsilon
+        )
+        return drawn[chosen]
 
 
 def _first_layer(graph: Graph, atom: str) -> str | None:
     """Return the first dense layer or convolution that makes an axis; of a residual group, the first to write to it."""
     return next((m for m in makers(graph, atom) if graph[m].op.coupling is Coupling.MIXING), None)
-
-
-def _matched(drawn: Array, weight: Array) -> Array:
-    """Scale candidates to the mean norm of the existing units."""
-    norms = np.sqrt((drawn.reshape(len(drawn), -1) ** 2).sum(1))
-    target = np.sqrt((weight.reshape(len(weight), -1) ** 2).sum(1)).mean()
-    factor = np.where(norms > 0, (target if target > 0 else norms) / np.where(norms > 0, norms, 1.0), 1.0)
-    return drawn * factor.reshape(-1, *(1,) * (drawn.ndim - 1))
-
-
-def _row_space(existing: Array, epsilon: float) -> Array:
-    """Return an orthonormal basis of the row space, directions with singular values up to `epsilon` left out."""
-    values, vectors = np.linalg.eigh(existing @ existing.T)
-    kept = values > epsilon**2
-    return (vectors[:, kept] / np.sqrt(values[kept])).T @ existing

@@ -35,7 +35,7 @@ class View:
 
 @dataclass(frozen=True)
 class Trigger:
-    """Base of triggers; the fields of a subclass are its options. What it remembers lives in `memory`, not in itself."""
+    """Base of triggers; the fields of a subclass are its options. What one remembers lives in `memory`."""
 
     def __str__(self) -> str:
         return call_text(self)

@@ -1,0 +1,237 @@
+"""Putting claims to the numbers: float64, non-trivial parameters and norm statistics, inputs with a mean.
+
+Every check returns a `Result` that says what was measured; the laws of irgrow's own test suite, `irgrow verify` and
+`check_pass` all rest on these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from irgrow.axes import NEW
+from irgrow.backends import Result as Evaluated
+from irgrow.backends import interpret, random_params
+from irgrow.backends.torch_fx import lower
+from irgrow.fills import ZERO
+from irgrow.graph import Graph
+from irgrow.morphism import Gather, Keep, Morphism, Select, Transfer
+from irgrow.passes import Context, Pass, Plan, needs, plan
+from irgrow.transfer import Kind, carried_params, move
+from irgrow.verdict import Exact
+
+Arrays = dict[str, NDArray[Any]]
+NETWORK_BOUND = 1e-10
+LOWERING_BOUND = 1e-9
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a check found.
+
+    Args:
+        claim: What was claimed.
+        holds: Whether the numbers agree.
+        error: The relative error measured; `None` where there was nothing to measure.
+        detail: What else there is to say.
+    """
+
+    claim: str
+    holds: bool
+    error: float | None = None
+    detail: str = ""
+
+    def __str__(self) -> str:
+        found = "" if self.error is None else f", measured {self.error:.2g}"
+        detail = f" ({self.detail})" if self.detail else ""
+        return f"{'ok' if self.holds else 'FAILED'}: {self.claim}{found}{detail}"
+
+
+def random_inputs(graph: Graph, seed: int, batch: int = 3) -> Arrays:
+    """Draw inputs of a graph: floats with a mean away from zero, ids over the whole vocabulary."""
+    rng = np.random.default_rng(seed)
+    found: Arrays = {}
+    for name in graph.inputs:
+        shape, ids = (batch, *graph.shape(name)), graph.types[name].ids
+        found[name] = rng.normal(0.3, 1.0, shape) if ids is None else rng.integers(0, ids, shape)
+    return found
+
+
+def as_tensors(graph: Graph, params: Mapping[str, Any], dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    """Return arrays as the tensors a lowering takes."""
+    found: dict[str, Tensor] = {}
+    for name, param in graph.params.items():
+        value = torch.as_tensor(np.array(params[name])).to(torch.int64 if param.spec.integer else dtype)
+        found[name] = nn.Parameter(value) if param.spec.trainable else value
+    return found
+
+
+def run_lowered(graph: Graph, params: Mapping[str, Any], inputs: Mapping[str, Any], training: bool = False) -> Any:
+    """Run the lowered module and return its outputs as arrays, and the module."""
+    module = lower(graph, as_tensors(graph, params)).train(training)
+    outputs = module(*(torch.as_tensor(inputs[name]) for name in graph.inputs))
+    arrays = tuple(y.detach().numpy() for y in (outputs if isinstance(outputs, tuple) else (outputs,)))
+    return arrays, module
+
+
+def difference(found: tuple[NDArray[Any], ...], wanted: tuple[NDArray[Any], ...]) -> float:
+    """Return max |found - wanted| / max |wanted| over all outputs; infinite where shapes differ."""
+    worst = 0.0
+    for a, b in zip(found, wanted, strict=True):
+        if a.shape != b.shape or not np.array_equal(np.isfinite(a), np.isfinite(b)):
+            return float("inf")
+        if b.size:
+            scale = max(float(np.nanmax(np.abs(b))), np.finfo(np.float64).tiny)
+            worst = max(worst, float(np.nanmax(np.abs(a - b))) / scale)
+    return worst
+
+
+def is_stochastic(graph: Graph) -> bool:
+    """Return whether a graph draws random numbers in training."""
+    return any(node.op.facts.stochastic for node in graph)
+
+
+def check_lowering(graph: Graph, seed: int = 0, batch: int = 3) -> Result:
+    """Compare the lowered module with the reference interpreter, outputs and buffers, in both modes."""
+    params, inputs = random_params(graph, seed), random_inputs(graph, seed, batch)
+    worst = 0.0
+    modes = (False,) if is_stochastic(graph) or batch < 2 else (False, True)
+    for training in modes:
+        wanted: Evaluated = interpret(graph, params, inputs, training)
+        found, module = run_lowered(graph, params, inputs, training)
+        worst = max(worst, difference(found, wanted.outputs))
+        state = module.state_dict()
+        for name, value in wanted.updates.items():
+            worst = max(worst, difference((state[_path(graph, name)].double().numpy(),), (value,)))
+    claim = f"the lowered module of `{graph.name}` computes what the reference interpreter does"
+    return Result(claim, worst <= LOWERING_BOUND, worst)
+
+
+def _path(graph: Graph, name: str) -> str:
+    from irgrow.backends.torch_fx import param_path
+
+    return param_path(graph, name)
+
+
+# rewrites ------------------------------------------------------------------------------------------------------------
+
+
+def planned(pass_: Pass, graph: Graph, params: Mapping[str, Any], inputs: Mapping[str, Any], seed: int) -> Plan:
+    """Work a rewrite out with random parameters; what it wants recorded comes from the reference interpreter."""
+    wanted = needs(pass_, graph)
+    values = interpret(graph, params, inputs).values if wanted else {}
+    return plan(pass_, graph, Context(params, seed, {name: values[name] for name in wanted}))
+
+
+def carried(morphism: Morphism, params: Mapping[str, Any]) -> Arrays:
+    """Return the parameters of the new graph as arrays."""
+    old = {name: torch.as_tensor(np.array(value)) for name, value in params.items()}
+    return {name: value.numpy() for name, value in carried_params(morphism, old).items()}
+
+
+def output_error(
+    morphism: Morphism, params: Mapping[str, Any], inputs: Mapping[str, Any], training: bool = False
+) -> float:
+    """Return how far the outputs of the new network are from those of the old one, by the reference interpreter."""
+    before = interpret(morphism.before, params, inputs, training).outputs
+    after = interpret(morphism.after, carried(morphism, params), inputs, training).outputs
+    return difference(after, before)
+
+
+def check_verdict(pass_: Pass, graph: Graph, seed: int = 0, batch: int = 3) -> tuple[Result, Graph]:
+    """Measure what a pass claims; returns the new graph too, the old one if it was refused."""
+    params, inputs = random_params(graph, seed), random_inputs(graph, seed, batch)
+    result = planned(pass_, graph, params, inputs, seed)
+    claim = f"{pass_}: {result.verdict}"
+    if result.morphism is None:
+        return Result(claim, True), graph
+    error = output_error(result.morphism, params, inputs)
+    detail = ""
+    if isinstance(result.verdict, Exact):
+        if result.verdict.mode == "always" and not is_stochastic(graph) and batch > 1:
+            error = max(error, output_error(result.morphism, params, inputs, training=True))
+            detail = "in evaluation and training mode"
+        return Result(claim, error <= NETWORK_BOUND, error, detail), result.morphism.after
+    return Result(claim, True, error, "no sameness was claimed"), result.morphism.after
+
+
+def gradients(graph: Graph, params: Mapping[str, Any], inputs: Mapping[str, Any], weights: Any) -> dict[str, Tensor]:
+    """Return the gradient of a fixed weighted sum of the squared outputs, by parameter, in evaluation mode."""
+    tensors = as_tensors(graph, params)
+    module = lower(graph, tensors).eval()
+    outputs = module(*(torch.as_tensor(inputs[name]) for name in graph.inputs))
+    total = torch.zeros((), dtype=torch.float64)
+    for y, w in zip(outputs if isinstance(outputs, tuple) else (outputs,), weights, strict=True):
+        total = total + (torch.as_tensor(w) * (y + 0.1 * y**2)).sum()
+    total.backward()
+    return {
+        n: torch.zeros_like(t) if t.grad is None else t.grad for n, t in tensors.items() if isinstance(t, nn.Parameter)
+    }
+
+
+def output_weights(graph: Graph, params: Mapping[str, Any], inputs: Mapping[str, Any], seed: int) -> Any:
+    """Draw the weights of the sum that `gradients` differentiates."""
+    rng = np.random.default_rng([seed, 0x6AD])
+    return tuple(rng.normal(size=y.shape) for y in interpret(graph, params, inputs).outputs)
+
+
+def carried_entries(transfer: Transfer, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return which entries of a new parameter come from the old one."""
+    mask = np.ones(shape, dtype=bool)
+    if isinstance(transfer, Select):
+        for dim, m in enumerate(transfer.maps):
+            if m is not None:
+                mask &= (m != NEW).reshape(-1, *(1,) * (len(shape) - 1 - dim))
+    elif isinstance(transfer, Gather):
+        mask = (transfer.index != NEW).reshape(shape)
+    elif not isinstance(transfer, Keep):
+        mask[...] = False
+    return mask
+
+
+def gradient_error(morphism: Morphism, params: Mapping[str, Any], inputs: Mapping[str, Any], seed: int = 0) -> float:
+    """Return how far the gradients of carried entries are from the carried old gradients (law 4).
+
+    A tied parameter that has gained a use, or an entry of a split unit, follows the transfer's gradient factors.
+    """
+    weights = output_weights(morphism.before, params, inputs, seed)
+    old = gradients(morphism.before, params, inputs, weights)
+    new = gradients(morphism.after, carried(morphism, params), inputs, weights)
+    scale = max((float(g.abs().max()) for g in old.values() if g.numel()), default=0.0) or 1.0
+    worst = 0.0
+    for name, transfer in morphism.transfers.items():
+        if name not in new or not isinstance(transfer, Keep | Select | Gather):
+            continue
+        shape = tuple(new[name].shape)
+        wanted = move(transfer, old, shape, name, morphism.seed, Kind.GRADIENT, ZERO)
+        mask = torch.from_numpy(carried_entries(transfer, shape))
+        if mask.any():
+            worst = max(worst, float((new[name] - wanted)[mask].abs().max()) / scale)
+    return worst
+
+
+__all__ = [
+    "LOWERING_BOUND",
+    "NETWORK_BOUND",
+    "Result",
+    "as_tensors",
+    "carried",
+    "carried_entries",
+    "check_lowering",
+    "check_verdict",
+    "difference",
+    "gradient_error",
+    "gradients",
+    "is_stochastic",
+    "output_error",
+    "output_weights",
+    "planned",
+    "random_inputs",
+    "run_lowered",
+]

@@ -1,0 +1,71 @@
+"""Hypothesis strategies for rewrites of a given graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import strategies as st
+
+from irgrow.attributes import Attribute, attributes
+from irgrow.graph import Graph
+from irgrow.passes import PASSES, Pass, PruneUnits
+from irgrow.passes.analyses.places import editable_axes
+
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+
+
+def sites(graph: Graph) -> st.SearchStrategy[str]:
+    """Draw where a rewrite may work: editable axes mostly, nodes and locked axes too."""
+    editable = editable_axes(graph)
+    anything = st.sampled_from([*graph.leaves, *graph.by_name])
+    return st.one_of(st.sampled_from(editable), st.sampled_from(editable), anything) if editable else anything
+
+
+def _option(attribute: Attribute, graph: Graph) -> st.SearchStrategy[Any]:
+    """Draw a value for an option by its kind and range."""
+    low = int(attribute.low or 0)
+    match attribute.kind:
+        case "site":
+            return sites(graph)
+        case "integer":
+            numbers: st.SearchStrategy[Any] = st.integers(low, low + 4)
+            return st.one_of(st.none(), numbers) if attribute.optional else numbers
+        case "integers":
+            return st.lists(st.integers(low, low + 5), min_size=1, max_size=3, unique=True).map(tuple)
+        case "real":
+            start = float(attribute.low if attribute.low is not None else -1.0)
+            return st.floats(start, start + 2.0, exclude_min=attribute.open_low)
+        case "flag":
+            return st.booleans()
+        case "word":
+            return st.sampled_from(attribute.choices)
+    return st.just(attribute.default)
+
+
+@st.composite
+def _units(draw: Draw, graph: Graph) -> PruneUnits:
+    site = draw(sites(graph))
+    size = graph.size(graph.axis(site))
+    units = draw(st.lists(st.integers(0, max(size - 1, 0)), min_size=1, max_size=3, unique=True))
+    return PruneUnits(site, tuple(sorted(units)))
+
+
+def pass_of(cls: type[Pass], graph: Graph) -> st.SearchStrategy[Pass]:
+    """Draw a pass of a class with random options, at a random site of a graph."""
+    if cls is PruneUnits:
+        return _units(graph)
+    return st.builds(cls, **{a.name: _option(a, graph) for a in attributes(cls)})
+
+
+def rewrites(graph: Graph) -> st.SearchStrategy[Pass]:
+    """Draw a pass of irgrow with random options for a graph; it may turn out to be refused.
+
+    Example::
+
+        @given(st.data())
+        def test_something(data):
+            graph = data.draw(graphs())
+            rewrite = data.draw(rewrites(graph))
+    """
+    return st.one_of(*(pass_of(cls, graph) for cls in PASSES))

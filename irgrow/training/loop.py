@@ -1,0 +1,362 @@
+"""The loop of `irgrow train`: one run in one folder, deterministic for a seed, resumable bit for bit.
+
+program.irg       the network as it is now, with the sections it was trained by
+checkpoints/      step-00001234/, the latest two
+history.jsonl     one line per epoch and per rewrite
+history.png       widths and accuracy over time (needs matplotlib)
+summary.json      the result
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from irgrow import checkpoint
+from irgrow.cost import cost
+from irgrow.errors import CheckpointError, DataError, OptionError
+from irgrow.graph import Graph
+from irgrow.growth import GrowthProgram
+from irgrow.growth.controller import Controller
+from irgrow.journal import Receipt
+from irgrow.network import Network, build
+from irgrow.passes.analyses.places import hidden_axes
+from irgrow.training.fitting import fitted
+from irgrow.training.settings import TrainSettings, loss_function
+from irgrow.training.watching import Report, Watcher
+
+KEPT = 2
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run is asked to do.
+
+    Args:
+        graph: The network to start from.
+        settings: How to train it.
+        growth: How it grows; `None` for a static network.
+        source: The text of the `grow` and `train` sections, to be written beside the grown program.
+    """
+
+    graph: Graph
+    settings: TrainSettings
+    growth: GrowthProgram | None = None
+
+    @property
+    def sections(self) -> str:
+        """The sections as text."""
+        return ("" if self.growth is None else f"{self.growth}\n") + str(self.settings)
+
+
+class Run:
+    """One training run.
+
+    Args:
+        job: What to do.
+        folder: Where its files go.
+        device: Where it computes.
+        compile: Whether to compile every lowered module.
+        watcher: Who is told.
+        save_every: Steps between checkpoints beside those at the end of each epoch; 0 for none.
+
+    Raises:
+        DataError: The data cannot be read or does not fit the network.
+        OptionError: A device or precision is not available, or a rule cannot work.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        folder: str | Path,
+        device: str = "cpu",
+        compile: bool = False,
+        watcher: Watcher | None = None,
+        save_every: int = 0,
+    ) -> None:
+        self.job, self.folder = job, Path(folder)
+        self.device = checked_device(device)
+        self.compile, self.watcher, self.save_every = compile, watcher or Watcher(), save_every
+        settings = job.settings
+        self.dtype = torch.float64 if settings.precision == "float64" else torch.float32
+        self.data = fitted(job.graph, settings.data.load(settings.seed), settings.loss)
+        self.per_epoch = -(-len(self.data.train[0]) // settings.batch)
+        self.report = Report(steps=self.per_epoch * settings.epochs)
+        self.epoch_loss, self.epoch_count = 0.0, 0
+        self.history: list[dict[str, Any]] = []
+        self.started = time.perf_counter()
+        init = None if settings.init == "default" else settings.init
+        self._adopt(build(job.graph, settings.seed, self.dtype, init, self.device))
+        torch.manual_seed(settings.seed)
+
+    def _adopt(self, net: Network) -> None:
+        """Take a network, with a fresh optimizer, schedule and controller."""
+        settings = self.job.settings
+        self.net = net.train()
+        if self.compile:
+            net.compile_with()
+        self.optimizer = settings.optimizer.make(net.parameters())
+        schedule = settings.schedule
+        self.scheduler = None if schedule is None else schedule.make(self.optimizer, self.report.steps)
+        net.track(self.optimizer, self.scheduler, carry=settings.carry)
+        growth = self.job.growth
+        self.controller = None if growth is None else Controller(net, growth, self.per_epoch)
+
+    # the loop -------------------------------------------------------------------------------------------------------
+
+    def run(self) -> dict[str, Any] | None:
+        """Train to the end and return the summary; `None` if it was stopped, with everything saved.
+
+        Raises:
+            DataError: The loss is not finite.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.report.step:
+            (self.folder / "history.jsonl").write_text("")
+        inputs, targets = (self._tensor(a) for a in self.data.train)
+        while self.report.step < self.report.steps:
+            self.report.epoch = self.report.step // self.per_epoch
+            order = self._order(self.report.epoch)
+            for chosen in self._batches(order):
+                self._step(inputs[chosen], targets[chosen])
+                if self.report.step % self.per_epoch == 0:
+                    self._end_epoch()
+                elif self.save_every and self.report.step % self.save_every == 0:
+                    self.save()
+                if self.watcher.stopping():
+                    self.save()
+                    self._write_results(finished=False)
+                    return None
+        return self._write_results(finished=True)
+
+    def _order(self, epoch: int) -> Tensor:
+        order = np.random.default_rng([self.job.settings.seed, 0x0DE, epoch]).permutation(len(self.data.train[0]))
+        return torch.from_numpy(order).to(self.device)
+
+    def _batches(self, order: Tensor) -> Iterator[Tensor]:
+        """Yield what is left of an epoch."""
+        size = self.job.settings.batch
+        for i in range(self.report.step % self.per_epoch, self.per_epoch):
+            yield order[i * size : (i + 1) * size]
+
+    def _tensor(self, array: Any) -> Tensor:
+        tensor = torch.from_numpy(array).to(self.device)
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self.job.settings.precision != "bf16":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def _step(self, x: Tensor, y: Tensor) -> None:
+        """Do one training step, then ask the growth program."""
+        with self._precision():
+            outputs = self.net(x)
+        loss = loss_function(self.job.settings.loss, outputs, y)
+        self.optimizer.zero_grad()
+        loss.backward()
+        value = float(loss.detach())
+        if not isfinite(value):
+            raise DataError(f"the loss of step {self.report.step + 1} is {value}; the last checkpoint is kept")
+        self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        self.report.step += 1
+        self.report.loss = value
+        self.epoch_loss += value * len(x)
+        self.epoch_count += len(x)
+        del outputs, loss
+        for receipt in self.controller.step(x, value) if self.controller is not None else ():
+            self._rewritten(receipt)
+        self.report.widths = widths(self.net.graph)
+        self.watcher.step(self.report)
+
+    def _rewritten(self, receipt: Receipt) -> None:
+        row = {
+            "event": "rewrite" if receipt.applied else "refused",
+            "step": self.report.step,
+            "rewrite": receipt.rewrite,
+            "verdict": str(receipt.verdict),
+            "parameters": self.net.graph.count(),
+        }
+        self._record(row)
+        self.watcher.rewrite(receipt, self.report.step)
+
+    def _end_epoch(self) -> None:
+        loss, accuracy = self.evaluate()
+        self.report.accuracy = accuracy
+        row = {
+            "event": "epoch",
+            "epoch": self.report.step // self.per_epoch,
+            "step": self.report.step,
+            "train_loss": self.epoch_loss / max(self.epoch_count, 1),
+            "test_loss": loss,
+            "test_accuracy": accuracy,
+            "parameters": self.net.graph.count(),
+            "macs": cost(self.net.graph).macs,
+            "widths": widths(self.net.graph),
+        }
+        self.epoch_loss, self.epoch_count = 0.0, 0
+        self._record(row)
+        self.save()
+        self.watcher.epoch(row)
+
+    def evaluate(self, batch: int = 1024) -> tuple[float, float | None]:
+        """Return the mean loss and, for labels, the accuracy on the test data."""
+        inputs, targets = self.data.test
+        total, right = 0.0, 0
+        self.net.eval()
+        with torch.no_grad():
+            for i in range(0, len(inputs), batch):
+                x, y = self._tensor(inputs[i : i + batch]), self._tensor(targets[i : i + batch])
+                with self._precision():
+                    outputs = self.net(x)
+                total += float(loss_function(self.job.settings.loss, outputs, y)) * len(x)
+                right += int((outputs.argmax(-1) == y).sum()) if self.job.settings.loss == "cross_entropy" else 0
+        self.net.train()
+        accuracy = right / len(inputs) if self.job.settings.loss == "cross_entropy" else None
+        return total / len(inputs), accuracy
+
+    # files ----------------------------------------------------------------------------------------------------------
+
+    def _record(self, row: dict[str, Any]) -> None:
+        self.history.append(row)
+        with (self.folder / "history.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def save(self) -> Path:
+        """Write a checkpoint from which the run goes on bit for bit."""
+        tensors = {"rng": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            tensors["cuda_rng"] = torch.cuda.get_rng_state(self.device)
+        growth: dict[str, Any] | None = None
+        if self.controller is not None:
+            growth, recorded = self.controller.state()
+            tensors |= {f"grow/{k}": v for k, v in recorded.items()}
+        extra = {
+            "step": self.report.step,
+            "epoch_loss": self.epoch_loss,
+            "epoch_count": self.epoch_count,
+            "accuracy": self.report.accuracy,
+            "history": len(self.history),
+            "growth": growth,
+            "program": f"{self.job.graph}\n{self.job.sections}",
+            "options": {"device": self.device.type, "compile": self.compile, "save_every": self.save_every},
+        }
+        place = self.folder / "checkpoints" / f"step-{self.report.step:08d}"
+        checkpoint.save(self.net, place, extra, tensors)
+        for old in saved_steps(self.folder)[:-KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+        return place
+
+    def _write_results(self, finished: bool) -> dict[str, Any]:
+        """Write the grown program, the picture and the summary."""
+        from irgrow.training.picture import draw_history
+
+        (self.folder / "program.irg").write_text(f"{self.net.graph}\n{self.job.sections}")
+        drawn = draw_history(self.history, self.folder / "history.png")
+        epochs = [row for row in self.history if row["event"] == "epoch"]
+        last = epochs[-1] if epochs else {}
+        graph = self.net.graph
+        summary = {
+            "network": graph.name,
+            "data": str(self.job.settings.data),
+            "finished": finished,
+            "steps": self.report.step,
+            "rewrites": sum(row["event"] == "rewrite" for row in self.history),
+            "test_loss": last.get("test_loss"),
+            "test_accuracy": last.get("test_accuracy"),
+            "parameters": {"before": self.job.graph.count(), "after": graph.count()},
+            "macs": {"before": cost(self.job.graph).macs, "after": cost(graph).macs},
+            "widths": {"before": widths(self.job.graph), "after": widths(graph)},
+            "seconds": round(time.perf_counter() - self.started, 3),
+            "picture": "history.png" if drawn else None,
+        }
+        (self.folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+        return summary
+
+    @classmethod
+    def resume(cls, folder: str | Path, watcher: Watcher | None = None, device: str | None = None) -> Run:
+        """Take a run up again from its latest complete checkpoint.
+
+        Raises:
+            CheckpointError: There is none.
+        """
+        from irgrow.grammar import parse_program
+
+        folder = Path(folder)
+        saved = latest(folder)
+        extra = saved.run["extra"]
+        program = parse_program(extra["program"])
+        options = extra["options"]
+        job = Job(program.graph(), program.training, program.growth)
+        run = cls(job, folder, device or options["device"], options["compile"], watcher, options["save_every"])
+        run._adopt(checkpoint.network(saved, run.device))
+        checkpoint.restore(run.net, saved)
+        run.report.step, run.report.accuracy = extra["step"], extra["accuracy"]
+        run.epoch_loss, run.epoch_count = extra["epoch_loss"], extra["epoch_count"]
+        lines = (folder / "history.jsonl").read_text().splitlines()[: extra["history"]]
+        run.history = [json.loads(line) for line in lines]
+        (folder / "history.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        if run.controller is not None:
+            prefix = "run/grow/"
+            recorded = {k[len(prefix) :]: v for k, v in saved.tensors.items() if k.startswith(prefix)}
+            run.controller.load(extra["growth"], {k: v.to(run.device) for k, v in recorded.items()})
+        torch.set_rng_state(saved.tensors["run/rng"])
+        if "run/cuda_rng" in saved.tensors and run.device.type == "cuda":
+            torch.cuda.set_rng_state(saved.tensors["run/cuda_rng"], run.device)
+        return run
+
+
+def widths(graph: Graph) -> dict[str, int]:
+    """Return the sizes of the hidden axes, in program order."""
+    return {name: graph.widths[name] for name in hidden_axes(graph)}
+
+
+def saved_steps(folder: Path) -> list[Path]:
+    """Return the checkpoints of a run, oldest first."""
+    return sorted(p for p in (folder / "checkpoints").glob("step-*") if (p / checkpoint.MANIFEST).exists())
+
+
+def latest(folder: Path) -> checkpoint.Saved:
+    """Read the latest checkpoint of a run that is complete and undamaged.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    found = saved_steps(folder)
+    if not found:
+        raise CheckpointError(f"{folder}: no checkpoint to resume from")
+    for path in reversed(found):
+        try:
+            return checkpoint.read(path)
+        except CheckpointError:
+            if path == found[0]:
+                raise
+    raise CheckpointError(f"{folder}: no checkpoint to resume from")
+
+
+def checked_device(name: str) -> torch.device:
+    """Return a device that is there.
+
+    Raises:
+        OptionError: It is unknown or not available.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise OptionError(f"unknown device `{name}`; use cpu or cuda") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise OptionError("the device cuda was asked for and none is available; use --device cpu")
+    return device

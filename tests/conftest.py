@@ -1,0 +1,16 @@
+"""Profiles, shape checks of annotated functions, and a clean environment for every test."""
+
+import os
+
+from hypothesis import HealthCheck, settings
+from jaxtyping import install_import_hook
+
+# Only modules of array functions: beartype looks at random items of containers, through the global generator.
+_ARRAYS = [f"irgrow.passes.analyses.{name}" for name in ("candidates", "novelty", "spectrum")]
+install_import_hook(_ARRAYS, "beartype.beartype")
+
+_COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
+settings.register_profile("dev", max_examples=50, **_COMMON)
+settings.register_profile("ci", max_examples=200, derandomize=True, **_COMMON)
+settings.register_profile("deep", max_examples=3000, **_COMMON)
+settings.load_profile(os.environ.get("IRGROW_PROFILE", "dev"))
