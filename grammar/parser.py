@@ -116,8 +116,10 @@ class _Builder(Transformer[Token, Any]):
         operators = [t.value for t in parts[1::2]]
         return s.Sequence(list(parts[::2]), operators, _start(parts[0]), _end(parts[-1]))
 
-    def negative(self, sign: Token, operand: s.Expr) -> s.Negative:
-        return s.Negative(sign.value, operand, _start(sign), _end(operand))
+    def negative(self, *parts: Any) -> s.Negative:
+        *signs, operand = parts
+        minus = sum(sign.value == "-" for sign in signs) % 2 == 1
+        return s.Negative("-" if minus else "+", operand, _start(signs[0]), _end(operand))
 
     def integer(self, token: Token) -> s.Literal:
         return s.Literal(int(_number(token)), token.start_pos or 0, token.end_pos or 0)
@@ -288,9 +290,10 @@ def _short(text: str) -> str:
 
 
 def _wanted(expected: set[str]) -> str:
-    names = {_READABLE.get(e, f"`{e.lower()}`") for e in expected if not e.startswith("__")}
-    names.discard("`comment`")
-    if not names or len(names) > 6:
-        return "something else"
-    ordered = sorted(names)
+    if {"INT", "PATH"} <= expected:
+        return "a value"
+    names = {_READABLE.get(e, f"`{e.lower()}`") for e in expected if not e.startswith("__")} - {"`comment`"}
+    if len(names) > 6:
+        names = {_READABLE[e] for e in ("RPAR", "RSQB", "RBRACE", "COMMA", "$END") if e in expected}
+    ordered = sorted(names) or ["the end"]
     return ordered[0] if len(ordered) == 1 else ", ".join(ordered[:-1]) + " or " + ordered[-1]

@@ -17,6 +17,7 @@ from irgrow.grammar.parser import parse_expression
 from irgrow.growth import EverySteps, GrowthProgram, Limit, Rule, Where
 from irgrow.training import TrainSettings
 
+_KINDS = {"integer": "an integer", "real": "a number", "flag": "true or false", "integers": "a list of integers"}
 _GROUP_OF = {"initializer": "an initializer", "trigger": "a trigger", "pass": "a pass", "bundle": "a bundle"}
 
 
@@ -78,7 +79,8 @@ def _option(attribute: Attribute, given: Given) -> Any:
     if isinstance(value, _Word):
         value = str(value) if attribute.kind == "word" else value
         if attribute.kind not in ("word", "text"):
-            raise Mistake(f"`{attribute.name}` takes {attribute.kind}, found `{value}`", given.start, given.end)
+            wanted = _KINDS.get(attribute.kind, attribute.kind)
+            raise Mistake(f"`{attribute.name}` takes {wanted}, found `{value}`", given.start, given.end)
     if isinstance(value, tuple) and not value and attribute.kind == "integers":
         return ()
     return converted(attribute, Given(given.name, value, given.start, given.end))

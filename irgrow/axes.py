@@ -554,10 +554,10 @@ class Axes:
             if size_x == size_y:
                 tied = self._tie(x, y, why)
             elif size_y and size_x % size_y == 0:
-                tied = self._factor(x, size_y, lefts)
+                tied = self._factor(x, y, lefts)
                 rights.appendleft(y)
             elif size_x and size_y % size_x == 0:
-                tied = self._factor(y, size_x, rights)
+                tied = self._factor(y, x, rights)
                 lefts.appendleft(x)
             else:
                 tied = False
@@ -574,15 +574,16 @@ class Axes:
             axis = self.resolve(queue.popleft())
         return axis
 
-    def _factor(self, axis: Axis, outer: int, queue: deque[Axis]) -> bool:
-        """Put a factor back on its queue as a product, the first factor of size `outer`."""
+    def _factor(self, axis: Axis, like: Axis, queue: deque[Axis]) -> bool:
+        """Put a factor back on its queue as a product, the first factor of the size of another axis."""
+        outer = self.size(like)
         match axis:
             case Const(size):
                 queue.extendleft((Const(size // outer), Const(outer)))
                 return True
             case Atom(name) | Reversed(Atom(name)):
-                pieces = self._piece(name, outer), self._piece(name, self.sizes[name] // outer)
-                self._bound[name] = Prod(pieces)
+                first = like if isinstance(like, Const) else self._piece(name, outer)
+                self._bound[name] = prod([first, self._piece(name, self.sizes[name] // outer)])
                 queue.appendleft(axis)
                 return True
         return False

@@ -29,8 +29,18 @@ def _taken() -> frozenset[str]:
     leaves += [nn.InstanceNorm2d(1), nn.GroupNorm(1, 1), nn.LayerNorm(1), nn.RMSNorm(1), nn.MaxPool2d(1)]
     leaves += [nn.AvgPool2d(1), nn.PixelShuffle(1), nn.Dropout(), nn.ELU(), nn.Hardtanh(), nn.GELU(), nn.Softmax()]
     leaves += [Part(0, 0, 0), Pad((0,)), ChannelShuffle(1), DotProductAttention(1, 1, False, None, None)]
-    used = {name for leaf in leaves for name in (*dir(leaf), *vars(leaf))} | {*dir(fx.GraphModule), "graph", "code"}
+    leaves += [fx.GraphModule(nn.Module(), fx.Graph())]
+    used = {name for leaf in leaves for name in (*dir(leaf), *vars(leaf))}
     return frozenset(used | _LOCAL | {"self", "torch", "device", *keyword.kwlist, *keyword.softkwlist})
+
+
+def _clashes(part: str) -> bool:
+    """Whether a part of a name is taken, or is what escaping a taken one gives."""
+    while part not in _taken():
+        if not part.endswith("_"):
+            return False
+        part = part[:-1]
+    return True
 
 
 @lru_cache(maxsize=65536)
@@ -40,7 +50,7 @@ def module_path(name: str) -> str:
     >>> module_path("stage1.0.conv_1"), module_path("class.forward")
     ('stage1.0.conv_1', 'class_.forward_')
     """
-    return ".".join(part + "_" if part.rstrip("_") in _taken() else part for part in name.split("."))
+    return ".".join(part + "_" if _clashes(part) else part for part in name.split("."))
 
 
 def param_path(graph: Graph, name: str) -> str:

@@ -73,7 +73,10 @@ def newborns_without_gradient(p: Prover) -> str | None:
             read = p.known[node.inputs[0]]
             if read.dim == node.op.mixes(s) and _has_new(read) and not _new_is_zero(read):
                 return None
-    return "the new units would never receive a gradient: their fan-in and fan-out are zero, or a slope at zero is"
+    return (
+        "the new units would never receive a gradient: their fan-in and fan-out are zero, "
+        "or a slope of zero at zero stands between them (ReLU)"
+    )
 
 
 def behind_batch_statistics(p: Prover) -> str | None:
