@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -81,7 +81,7 @@ class _Loader:
 
     def load(self, source: Source, program: Program, own: bool) -> None:
         """Add the definitions of a source to a program; nets and sections count only in the file itself."""
-        for item in parse_syntax(source):
+        for item in _prelude_items() if source is _prelude_source() else parse_syntax(source):
             match item:
                 case syntax.Import():
                     self._import(item, source, program)
@@ -140,10 +140,15 @@ class _Loader:
         raise ProgramError([Diagnostic(message, Span(source, item.start, item.end), (), help, code)])
 
 
-@lru_cache(maxsize=1)
+@cache
 def _prelude_source() -> Source:
     path = SHIPPED / "prelude.irg"
     return Source("std.prelude", path.read_text(encoding="utf-8"))
+
+
+@cache
+def _prelude_items() -> list[syntax.Item]:
+    return parse_syntax(_prelude_source())
 
 
 def read_text(path: Path, name: str) -> str:

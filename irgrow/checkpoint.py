@@ -19,7 +19,6 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from irgrow import registry
+from irgrow import __version__, registry
 from irgrow.errors import CheckpointError, ProgramError
 from irgrow.graph import Graph
 from irgrow.journal import Journal
@@ -40,6 +39,7 @@ FORMAT = 1
 LARGEST_MANIFEST = 16 << 20
 MANIFEST, PROGRAM, MODEL, OPTIM, RUN = "manifest.json", "net.irg", "model.safetensors", "optim.safetensors", "run.json"
 FILES = (PROGRAM, MODEL, OPTIM, RUN)
+_RUN_KEYS = {"name", "seed", "training", "frozen", "journal", "optimizers", "extra"}
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes], digest: str) -> None:
     staged = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
     manifest = {
         "format": FORMAT,
-        "irgrow": version("irgrow"),
+        "irgrow": __version__,
         "torch": torch.__version__.split("+")[0],
         "threads": torch.get_num_threads(),
         "program": digest,
@@ -242,6 +242,8 @@ def read(folder: str | Path) -> Saved:
         graph: Graph = registry.call("parse", data[PROGRAM].decode())
         run: dict[str, Any] = json.loads(data[RUN])
         params, tensors = load_tensors(data[MODEL]), load_tensors(data[OPTIM])
+        if not isinstance(run, dict) or not set(run) >= _RUN_KEYS:
+            raise CheckpointError(f"{folder / RUN}: damaged: expected {', '.join(sorted(_RUN_KEYS))}")
     except ProgramError as error:
         raise CheckpointError(f"{folder / PROGRAM}: {error.diagnostics[0].message}") from None
     except (SafetensorError, ValueError, KeyError) as error:

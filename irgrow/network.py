@@ -64,9 +64,15 @@ class Network(nn.Module):
         self.register_load_state_dict_pre_hook(_to_paths)  # type: ignore[no-untyped-call]
 
     def install(self, graph: Graph, module: fx.GraphModule) -> None:
-        """Put a graph and its lowered module in place; what was compiled before is dropped."""
+        """Put a graph and its lowered module in place; what was compiled before is dropped.
+
+        The network's children are those of the module, so that names, devices and modes work as in any `nn.Module`,
+        also when the network is a part of another one.
+        """
         self.graph = graph
-        self.module = module
+        object.__setattr__(self, "module", module)
+        self._modules.clear()
+        self._modules.update(module._modules)
         self._homes = homes(graph, module)
         self._compiled = None
 
@@ -278,7 +284,7 @@ def _to_paths(net: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) ->
     assert isinstance(net, Network)
     for name in net.graph.params:
         if prefix + name in state:
-            state[f"{prefix}module.{param_path(net.graph, name)}"] = state.pop(prefix + name)
+            state[prefix + param_path(net.graph, name)] = state.pop(prefix + name)
 
 
 def _marker(pending: weakref.ref[_Pending]) -> Callable[[Tensor], None]:

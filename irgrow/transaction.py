@@ -307,12 +307,12 @@ def _take_over(net: Network, morphism: Morphism, module: fx.GraphModule) -> None
     leaves = {id(leaf) for leaf in module.meta["leaves"].values()}
     for part in module.modules():
         if id(part) not in leaves:
-            part.training = net.module.training
+            part.training = net.training
     for name, leaf in module.meta["leaves"].items():
         before = old.get(name)
         if before is leaf:
             continue
-        leaf.training = net.module.training if before is None else before.training
+        leaf.training = net.training if before is None else before.training
         if before is not None:
             for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
                 getattr(leaf, hooks).update(getattr(before, hooks))

@@ -24,13 +24,16 @@ _LOCAL = frozenset({"weight", "bias", "running_mean", "running_var", "num_batche
 
 @lru_cache(maxsize=1)
 def _taken() -> frozenset[str]:
-    """Names that Python, a GraphModule or a leaf module uses itself."""
+    """Names that Python, a network, a GraphModule or a leaf module uses itself."""
+    from irgrow.network import Network
+
     leaves = [nn.Linear(1, 1), nn.Conv1d(1, 1, 1), nn.Conv2d(1, 1, 1), nn.Embedding(1, 1), nn.BatchNorm2d(1)]
     leaves += [nn.InstanceNorm2d(1), nn.GroupNorm(1, 1), nn.LayerNorm(1), nn.RMSNorm(1), nn.MaxPool2d(1)]
     leaves += [nn.AvgPool2d(1), nn.PixelShuffle(1), nn.Dropout(), nn.ELU(), nn.Hardtanh(), nn.GELU(), nn.Softmax()]
     leaves += [Part(0, 0, 0), Pad((0,)), ChannelShuffle(1), DotProductAttention(1, 1, False, None, None)]
     leaves += [fx.GraphModule(nn.Module(), fx.Graph())]
     used = {name for leaf in leaves for name in (*dir(leaf), *vars(leaf))}
+    used |= {*dir(Network), "module", "journal", "seed", "tracked"}
     return frozenset(used | _LOCAL | {"self", "torch", "device", *keyword.kwlist, *keyword.softkwlist})
 
 

@@ -145,8 +145,33 @@ def test_no_width_is_baked_into_the_code():
 
 
 HOSTILE = [
-    *("class", "forward", "training", "parameters", "state_dict", "to", "type", "half", "graph", "code", "meta", "self"),
-    *("weight", "bias", "stride", "kernel_size", "in_features", "running_mean", "T", "lambda", "None", "match", "torch"),
+    *(
+        "class",
+        "forward",
+        "training",
+        "parameters",
+        "state_dict",
+        "to",
+        "type",
+        "half",
+        "graph",
+        "code",
+        "meta",
+        "self",
+    ),
+    *(
+        "weight",
+        "bias",
+        "stride",
+        "kernel_size",
+        "in_features",
+        "running_mean",
+        "T",
+        "lambda",
+        "None",
+        "match",
+        "torch",
+    ),
     *("_parameters", "__init__", "add_module", "modules", "x0", "output", "heads", "frequencies", "print", "getattr"),
 ]
 

@@ -1,0 +1,437 @@
+"""The laws of rewrites on random programs, each with a broken operator that must break it."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from irgrow.axes import NEW
+from irgrow.backends import interpret, random_params
+from irgrow.edits import Edits, Impossible, growth, removal
+from irgrow.errors import CompilerBug
+from irgrow.fills import ONES, ZERO, Constant, Normal
+from irgrow.grammar import parse
+from irgrow.graph import Graph
+from irgrow.morphism import Keep, Select
+from irgrow.ops import ACTIVATIONS, Activate, LeakyReLU, MaxPool
+from irgrow.passes import PASSES, Context, GrowUnits, InsertLayer, Pass, Prover, PruneUnits, plan
+from irgrow.passes.analyses.places import editable_axes
+from irgrow.passes.primitives import by_role, resize
+from irgrow.testing import check_pass, graphs, rewrites
+from irgrow.testing.laws import (
+    Broken,
+    Case,
+    gradients_follow,
+    inert_training,
+    newborns_learn,
+    prune_is_mask,
+    refused_changes_nothing,
+    result_is_a_program,
+    same_seed_same_numbers,
+    text_of_options,
+    undo_restores,
+    verdict_is_sound,
+)
+from irgrow.testing.numbers import NETWORK_BOUND, carried, difference, output_error, planned, random_inputs
+from irgrow.testing.rewriting import pass_of
+from irgrow.verdict import Changes, Exact
+
+# broken operators ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Grower(GrowUnits):
+    """A growing pass that does one thing wrong; negative controls derive from it."""
+
+    def rewrite(self, graph, site, context):
+        edits = growth(graph, graph.axis(site), self.count)
+        return self.spoiled(resize(graph, edits, by_role(Normal(0.5), ZERO), context.seed, "broken"), graph, edits)
+
+    def spoiled(self, morphism, graph, edits):
+        return morphism
+
+
+@dataclass(frozen=True)
+class RandomFanOut(Grower):
+    """Reads the new units with weights that are not zero."""
+
+    def spoiled(self, morphism, graph: Graph, edits: Edits):
+        return resize(graph, edits, by_role(Normal(0.5), Normal(0.5)), morphism.seed, "broken")
+
+
+@dataclass(frozen=True)
+class WrongOffset(Grower):
+    """Puts the new columns of every weight first instead of where they belong."""
+
+    def spoiled(self, morphism, graph, edits):
+        transfers = dict(morphism.transfers)
+        for name, t in transfers.items():
+            if isinstance(t, Select) and len(t.maps) > 1 and t.maps[1] is not None:
+                moved = np.concatenate([t.maps[1][t.maps[1] == NEW], t.maps[1][t.maps[1] != NEW]])
+                transfers[name] = replace(t, maps=(t.maps[0], moved, *t.maps[2:]))
+        return replace(morphism, transfers=transfers)
+
+
+@dataclass(frozen=True)
+class Scaled(Grower):
+    """Scales the old rows of a weight, forgetting that this changes the function."""
+
+    def spoiled(self, morphism, graph, edits):
+        transfers = dict(morphism.transfers)
+        for name, t in transfers.items():
+            if isinstance(t, Select) and t.maps[0] is not None:
+                factor = np.where(t.maps[0] == NEW, 1.0, 1.001)
+                rest = (None,) * (len(t.maps) - 1)
+                transfers[name] = replace(t, scale=(factor, *rest), grad=(factor, *rest))
+        return replace(morphism, transfers=transfers)
+
+
+@dataclass(frozen=True)
+class WrongGradients(Grower):
+    """Says that the gradients of carried entries are twice what they are."""
+
+    def spoiled(self, morphism, graph, edits):
+        transfers = dict(morphism.transfers)
+        for name, t in transfers.items():
+            if isinstance(t, Select) and t.maps[0] is not None:
+                transfers[name] = replace(t, grad=(np.full(len(t.maps[0]), 2.0), *(None,) * (len(t.maps) - 1)))
+        return replace(morphism, transfers=transfers)
+
+
+@dataclass(frozen=True)
+class Dead(Grower):
+    """Zero fan-in and zero fan-out: units that never learn."""
+
+    may_leave_dead = True
+
+    def spoiled(self, morphism, graph, edits):
+        return resize(graph, edits, by_role(ZERO, ZERO), morphism.seed, "broken")
+
+
+@dataclass(frozen=True)
+class Moody(Grower):
+    """Draws its numbers from the global generator."""
+
+    def spoiled(self, morphism, graph, edits):
+        fill = Constant(float(torch.rand(())))
+        return resize(graph, edits, by_role(fill, ZERO), morphism.seed, "broken")
+
+
+@dataclass(frozen=True)
+class Meddling(GrowUnits):
+    """Changes a parameter while it only ought to look, then refuses."""
+
+    def rewrite(self, graph, site, context: Context):
+        with torch.no_grad():
+            next(iter(context.params.values())).view(-1)[:1].add_(1e-3)
+        raise Impossible("no")
+
+
+@dataclass(frozen=True)
+class WrongPruner(PruneUnits):
+    """Keeps the first columns of every weight instead of those of the units that stay."""
+
+    def rewrite(self, graph, site, context):
+        edits = removal(graph, graph.axis(site), self.units)
+        morphism = resize(graph, edits, by_role(ZERO, ZERO), context.seed, "broken")
+        transfers = dict(morphism.transfers)
+        for name, t in transfers.items():
+            if isinstance(t, Select) and len(t.maps) > 1 and t.maps[1] is not None:
+                transfers[name] = replace(t, maps=(t.maps[0], np.arange(len(t.maps[1])), *t.maps[2:]))
+        return replace(morphism, transfers=transfers)
+
+
+# the laws ------------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def cases(draw, cls=None, **options):
+    graph = draw(graphs(**options))
+    rewrite = draw(rewrites(graph) if cls is None else pass_of(cls, graph))
+    return Case(graph, rewrite, draw(st.integers(0, 10**6)), draw(st.integers(2, 4)))
+
+
+@given(cases())
+def test_1_results_print_and_parse(case):
+    result_is_a_program(case)
+    text_of_options(case)
+
+
+@given(cases())
+def test_3_exact_verdicts_hold(case):
+    verdict_is_sound(case)
+
+
+@given(cases(), st.integers(0, 1000))
+def test_3_also_on_single_samples(case, seed):
+    verdict_is_sound(replace(case, batch=1, seed=seed))
+
+
+@given(cases())
+def test_4_gradients_follow(case):
+    gradients_follow(case)
+
+
+OPTIMIZERS = ("SGD", "Adam", "AdamW", "RMSprop", "NAdam", "Adagrad", "Adamax", "Rprop")
+
+
+@given(cases(GrowUnits, dropout=False), st.sampled_from(OPTIMIZERS))
+def test_5_training_on_after_an_inert_rewrite(case, optimizer):
+    inert_training(case, optimizer)
+
+
+@given(cases())
+def test_6_undoing_restores_bitwise(case):
+    undo_restores(case)
+
+
+@given(st.data())
+def test_6_pruning_what_was_grown_is_the_identity(data):
+    graph = data.draw(graphs())
+    grow = data.draw(pass_of(GrowUnits, graph))
+    grown = plan(grow, graph, Context(seed=1)).morphism
+    if grown is None:
+        return
+    new = {name: tuple(np.flatnonzero(m == NEW).tolist()) for name, m in grown.edits.items()}
+    back = grown
+    for name, units in new.items():
+        pruned = plan(PruneUnits(name, units), back.after, Context(seed=2)).morphism
+        assert pruned is not None
+        back = back.then(pruned)
+    assert back.after.sizes == graph.sizes
+    old = {n: torch.as_tensor(v) for n, v in random_params(graph, 3).items()}
+    for name, transfer in back.transfers.items():
+        from irgrow.transfer import move
+
+        assert torch.equal(move(transfer, old, tuple(old[name].shape), name, 0), old[name]), name
+
+
+@given(st.data())
+def test_6_permuting_an_axis_leaves_the_function(data):
+    graph = data.draw(graphs(dropout=False))
+    editable = editable_axes(graph)
+    if not editable:
+        return
+    atom = data.draw(st.sampled_from(editable))
+    order = np.array(data.draw(st.permutations(range(graph.widths[atom]))), dtype=np.int64)
+    morphism = resize(graph, {atom: order}, by_role(ZERO, ZERO))
+    params, inputs = random_params(graph, 1), random_inputs(graph, 1)
+    for training in (False, True):
+        assert output_error(morphism, params, inputs, training) <= NETWORK_BOUND, f"{atom} {order}\n{graph}"
+    prover = Prover(morphism)
+    prover.run()
+    if any(m is not None and not np.array_equal(m, np.arange(len(m))) for m in morphism.edits.values()):
+        assert isinstance(prover.verdict(), Exact | Changes)
+
+
+def test_6_permuting_one_side_only_changes_the_function():
+    """Negative control."""
+    graph = parse("net n(x: [4]) { return x |> h: dense(5) |> relu |> dense(2) }")
+    order = np.array([1, 0, 2, 3, 4])
+    morphism = resize(graph, {"h": order}, by_role(ZERO, ZERO))
+    transfers = dict(morphism.transfers) | {"dense_1.weight": Keep("dense_1.weight")}
+    broken = replace(morphism, transfers=transfers)
+    assert output_error(broken, random_params(graph, 1), random_inputs(graph, 1)) > 1e-3
+
+
+SMOOTH = ("gelu", "silu", "tanh", "sigmoid", "softplus", "mish", "softsign")
+
+
+def smooth(graph):
+    """Return the graph with every kinked function exchanged for one without flat parts."""
+    nodes = []
+    for i, node in enumerate(graph):
+        op = node.op
+        if isinstance(op, Activate) and op.function not in SMOOTH:
+            op = Activate(SMOOTH[i % len(SMOOTH)])
+        if isinstance(op, LeakyReLU):
+            op = LeakyReLU(0.3)
+        if isinstance(op, MaxPool):
+            return None
+        nodes.append(replace(node, op=op))
+    return Graph(graph.name, tuple(nodes), graph.outputs, graph.sizes, graph.named, graph.fixed)
+
+
+@given(cases(GrowUnits, dropout=False))
+def test_7_every_new_unit_receives_gradient(case):
+    graph = smooth(case.graph)
+    if graph is not None:
+        newborns_learn(replace(case, graph=graph, batch=6))
+
+
+@given(st.data())
+def test_7_and_has_moved_after_ten_steps(data):
+    graph = smooth(data.draw(graphs(dropout=False)))
+    if graph is None:
+        return
+    from irgrow.testing.laws import trained, train_step
+
+    case = Case(graph, data.draw(pass_of(GrowUnits, graph)), 3, 6)
+    net = trained(case)
+    receipt = net.rewrite(case.rewrite)
+    if not receipt.applied or not net.tracked:
+        return
+    start = {n: p.detach().clone() for n, p in net.named_parameters()}
+    for _ in range(10):
+        train_step(net, case)
+    for atom, m in receipt.morphism.edits.items():
+        moved, old_moved = np.zeros(len(m), dtype=bool), False
+        for name, p in net.named_parameters():
+            transfer = receipt.morphism.transfers[name]
+            if not isinstance(transfer, Select):
+                continue
+            for dim, index in enumerate(transfer.maps):
+                if index is not None and len(index) == len(m) and np.array_equal(index, m):
+                    over = tuple(d for d in range(p.dim()) if d != dim)
+                    changed = (p.detach() != start[name]).double()
+                    line = (changed.sum(over) if over else changed).numpy() > 0
+                    moved |= line
+                    old_moved = old_moved or bool(line[m != NEW].all())
+        if old_moved:
+            assert moved[m == NEW].all(), f"{case.rewrite}: a new unit of {atom} has not moved\n{graph}"
+
+
+@given(cases())
+def test_8_refused_rewrites_change_nothing(case):
+    refused_changes_nothing(case)
+
+
+@given(cases())
+def test_9_same_seed_same_numbers(case):
+    same_seed_same_numbers(case)
+
+
+@given(cases(PruneUnits))
+def test_10_pruning_is_masking(case):
+    prune_is_mask(case)
+
+
+# no vacuous caution --------------------------------------------------------------------------------------------------
+
+NOT_EXACT = [
+    ("net n(x: [4]) { return x |> h: dense(5) |> layernorm |> dense(2) }", GrowUnits("h", 2)),
+    ("net n(x: [4]) { return x |> h: dense(5) |> rmsnorm |> dense(2) }", GrowUnits("h", 2)),
+    ("net n(x: [4]) { return x |> h: dense(5) |> softmax |> dense(2) }", GrowUnits("h", 2)),
+    ("net n(x: [4]) { return x |> h: dense(6) |> groupnorm(2) |> dense(2) }", GrowUnits("h", 2)),
+    ("net n(x: [4]) { return x |> h: dense(5) |> sigmoid |> dense(2) }", GrowUnits("h", 2, zero="fan_in")),
+    ("net n(x: [4]) { return x |> h: dense(5) |> relu |> dense(2) }", PruneUnits("h", (1,))),
+    ("net n(x: [4]) { return x |> h: dense(5) |> gelu |> dense(2) }", InsertLayer("gelu_1", activation="gelu")),
+    ("net n(x: [4]) { return x |> h: dense(5) |> dense(2) }", InsertLayer("h")),
+    ("net n(x: [4]) { return x |> h: dense(5) |> leaky_relu |> dense(2) }", InsertLayer("leaky_relu_1")),
+]
+
+
+@pytest.mark.parametrize(("text", "rewrite"), NOT_EXACT, ids=lambda v: str(v)[:40])
+def test_3_where_a_verdict_is_not_exact_the_function_really_changes(text, rewrite):
+    graph = parse(text)
+    params, inputs = random_params(graph, 0), random_inputs(graph, 0)
+    result = planned(rewrite, graph, params, inputs, 0)
+    assert isinstance(result.verdict, Changes)
+    assert output_error(result.morphism, params, inputs) > 1e-4
+
+
+# negative controls ---------------------------------------------------------------------------------------------------
+
+
+def claims_exact(monkeypatch):
+    """Make the prover say that everything is exact, so that only the numbers can object."""
+    monkeypatch.setattr(Prover, "verdict", lambda self: Exact())
+
+
+CONTROLS = [
+    (RandomFanOut, verdict_is_sound),
+    (WrongOffset, verdict_is_sound),
+    (Scaled, verdict_is_sound),
+    (WrongGradients, gradients_follow),
+    (Dead, newborns_learn),
+    (Moody, same_seed_same_numbers),
+    (Meddling, refused_changes_nothing),
+    (WrongPruner, prune_is_mask),
+]
+
+
+@pytest.mark.parametrize(("broken", "law"), CONTROLS, ids=lambda v: v.__name__)
+def test_a_broken_operator_breaks_the_law(monkeypatch, broken, law):
+    claims_exact(monkeypatch)
+
+    @settings(max_examples=150, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(cases(broken, dropout=False))
+    def run(case):
+        law(replace(case, batch=6))
+
+    with pytest.raises(Broken) as error:
+        run()
+    assert "program:" in str(error.value)
+    assert "seed:" in str(error.value)
+
+
+def test_a_lost_optimizer_state_breaks_law_5(monkeypatch):
+    from irgrow import transaction
+
+    monkeypatch.setattr(transaction, "carried_state", lambda *args: {})
+
+    @settings(max_examples=150, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(cases(GrowUnits, dropout=False))
+    def run(case):
+        inert_training(case, "Adam")
+
+    with pytest.raises(Broken, match="optimizer law"):
+        run()
+
+
+def test_a_wrong_inverse_breaks_undo(monkeypatch):
+    from irgrow import morphism
+
+    real = morphism._inverse_map
+
+    def rolled(m, old):
+        back = real(m, old)
+        return None if back is None else np.roll(back, 1)
+
+    monkeypatch.setattr(morphism, "_inverse_map", rolled)
+
+    @settings(max_examples=150, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(cases(GrowUnits))
+    def run(case):
+        undo_restores(case)
+
+    with pytest.raises((Broken, CompilerBug, AssertionError)):
+        run()
+
+
+@pytest.mark.parametrize("broken", [RandomFanOut, WrongOffset, Scaled])
+def test_the_prover_itself_sees_through_broken_operators(broken):
+    """Without the planted verdict the prover says that the function changes."""
+    graph = parse("net n(x: [4]) { return x |> a: dense(5) |> relu |> b: dense(5) |> relu |> dense(2) }")
+    result = plan(broken("a", 2), graph)
+    assert isinstance(result.verdict, Changes), str(result.verdict)
+
+
+@pytest.mark.parametrize("cls", PASSES, ids=lambda c: c.__name__)
+def test_check_pass_accepts_the_passes_of_irgrow(cls):
+    check_pass(cls, examples=40)
+
+
+def test_check_pass_rejects_a_broken_pass():
+    with pytest.raises(Broken) as error:
+        check_pass(WrongGradients, examples=200)
+    text = str(error.value)
+    assert "gradient law" in text
+    assert "wrong_gradients(" in text
+    assert "net random(" in text
+
+
+def test_a_case_is_small_and_says_everything():
+    case = Case(parse("net n(x: [2]) { return x |> h: dense(2) |> dense(1) }"), GrowUnits("h", 1), 5)
+    text = str(case.broken("law", "found"))
+    assert text.splitlines()[:3] == ["law: found", "  pass: grow_units(h)", "  seed: 5"]
+    assert issubclass(Broken, AssertionError)
+    assert isinstance(Pass, type)
+    assert set(SMOOTH) <= set(ACTIVATIONS)
+    assert not ONES.is_zero
+    outputs = interpret(case.graph, case.params, case.inputs).outputs
+    assert difference(outputs, outputs) == 0.0
+    assert carried(case.plan().morphism, case.params)["h.weight"].shape == (3, 2)

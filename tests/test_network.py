@@ -1,0 +1,554 @@
+"""Live networks: names, the transaction, what must follow, and that a failure leaves nothing behind."""
+
+import copy
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from irgrow import transaction
+from irgrow.errors import CompilerBug, DataError, OptionError, ProgramError, RefusedError
+from irgrow.fills import ZERO
+from irgrow.grammar import parse
+from irgrow.network import build
+from irgrow.passes import GrowUnits, InsertLayer, NorthSelect, PruneUnits
+from irgrow.testing.laws import same_snapshot, snapshot
+from irgrow.verdict import Changes, Exact, Refused
+
+MLP = "net mlp(x: [6]) { return x |> a: dense(8) |> relu |> b: dense(7) |> relu |> head: dense(3) }"
+CNN = """
+net cnn(x: [2, 6, 6]) {
+  return x |> stem: conv(4, kernel = 3, padding = 1) |> bn: batchnorm |> relu
+    |> residual { c1: conv(5, kernel = 3, padding = 1) |> batchnorm |> relu |> c2: conv(4, kernel = 1) }
+    |> maxpool(2) |> flatten |> head: dense(3)
+}
+"""
+
+
+def trained(text=MLP, steps=3, optimizer=torch.optim.Adam, groups=None, **options):
+    net = build(text, seed=1, dtype=torch.float64)
+    opt = optimizer(groups(net) if groups else net.parameters(), lr=1e-2, **options)
+    net.track(opt)
+    for i in range(steps):
+        step(net, opt, i)
+    return net, opt
+
+
+def batch(net, seed=0, size=5):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(size, *net.graph.shape(net.graph.inputs[0]), generator=generator, dtype=torch.float64)
+
+
+def step(net, opt, seed=0):
+    opt.zero_grad()
+    loss = net(batch(net, seed)).square().mean()
+    loss.backward()
+    opt.step()
+    return loss.item()
+
+
+# names ---------------------------------------------------------------------------------------------------------------
+
+
+def test_one_name_for_everything():
+    net = build(CNN)
+    assert set(net.state_dict()) == set(net.graph.params)
+    assert {n for n, _ in net.named_parameters()} | {n for n, _ in net.named_buffers()} == set(net.graph.params)
+    assert [n for n, _ in net.named_modules()][1:4] == ["stem", "bn", "relu_1"]
+    assert {n for n, _ in nn.Sequential(net).named_parameters()} == {f"0.{n}" for n, _ in net.named_parameters()}
+    assert set(nn.Sequential(net).state_dict()) == {f"0.{n}" for n in net.graph.params}
+
+
+def test_initial_values_depend_on_seed_and_name_only():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    a, b, c = build(MLP, seed=3), build(MLP, seed=3), build(MLP, seed=4)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+    assert not torch.equal(a.params["a.weight"], c.params["a.weight"])
+    wider = build(MLP.replace("b: dense(7)", "b: dense(9)"), seed=3)
+    assert torch.equal(a.params["a.weight"], wider.params["a.weight"])
+    xavier = build(MLP, init="xavier_uniform")
+    assert xavier.params["a.bias"].abs().max() == 0
+    with pytest.raises(OptionError, match="unknown initialisation"):
+        build(MLP, init="he")
+
+
+def test_loading_checks_names_and_shapes_first():
+    net, other = build(MLP, seed=1), build(MLP, seed=2)
+    before = {n: v.clone() for n, v in net.state_dict().items()}
+    state = dict(other.state_dict())
+    for wrong, message in (
+        ({k: v for k, v in state.items() if k != "a.bias"}, "`a.bias` is missing"),
+        ({**state, "c.weight": torch.zeros(1)}, "no parameter `c.weight`"),
+        ({**state, "a.bias": torch.zeros(9)}, r"`a.bias`: expected shape \[8\], found \[9\]"),
+    ):
+        with pytest.raises(DataError, match=message):
+            net.load_state_dict(wrong)
+        assert all(torch.equal(before[n], v) for n, v in net.state_dict().items())
+    net.load_state_dict(state)
+    assert all(torch.equal(state[n], v) for n, v in net.state_dict().items())
+    holder, source = nn.Sequential(build(MLP)), nn.Sequential(other)
+    holder.load_state_dict(source.state_dict())
+    assert torch.equal(holder[0].params["b.weight"], other.params["b.weight"])
+
+
+def test_moving_to_another_precision_keeps_everything_together():
+    net = build(CNN).double()
+    assert all(t.dtype in (torch.float64, torch.int64) for t in net.params.values())
+    assert net.rewrite("grow_units(stem, 2)").applied
+    assert net(batch(net)).dtype == torch.float64
+    assert net.params["stem.weight"].dtype == torch.float64
+
+
+def test_copies_are_independent_and_pickling_is_refused():
+    net, _ = trained(CNN)
+    twin = copy.deepcopy(net)
+    assert twin.rewrite("grow_units(stem, 2)").applied
+    assert net.graph.shape("stem") == (4, 6, 6)
+    assert torch.equal(net.eval()(batch(net)), build_like(net)(batch(net)))
+    with pytest.raises(TypeError, match=r"irgrow\.save"):
+        import pickle  # noqa: TID251
+
+        pickle.dumps(net)
+
+
+def build_like(net):
+    other = build(str(net.graph), dtype=torch.float64)
+    other.load_state_dict(net.state_dict())
+    return other.eval()
+
+
+def test_summary_and_repr():
+    net = build(MLP)
+    assert "a       dense  8               56    48" in net.summary()
+    assert "mlp: 6 nodes, 143 parameters" in repr(net)
+
+
+# rewriting -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_receipt_says_what_happened():
+    net, _ = trained()
+    receipt = net.rewrite(GrowUnits("a", 2), batch=batch(net), loss=lambda y: y.square().mean())
+    assert receipt.verdict == Exact()
+    assert receipt.error <= 1e-14
+    assert receipt.parameters == 2 * 7 + 2 * 7
+    assert receipt.macs == 2 * 6 + 2 * 7
+    assert receipt.loss[0] == pytest.approx(receipt.loss[1], rel=1e-12)
+    assert "grow_units(a, 2): exact" in str(receipt)
+    assert receipt.sites == ("a",)
+    assert net.journal[0].rewrite == "grow_units(a, 2)"
+    assert "grow_units(a, 2): exact" in str(net.journal)
+
+
+def test_untouched_parameters_stay_the_same_objects_with_their_storage():
+    net, opt = trained()
+    before = {n: (id(p), p.data_ptr()) for n, p in net.params.items()}
+    slots = {n: opt.state[p]["exp_avg"].data_ptr() for n, p in net.params.items()}
+    receipt = net.rewrite(GrowUnits("b", 2))
+    assert receipt.morphism.touched == ("b.weight", "b.bias", "head.weight")
+    for name, p in net.params.items():
+        if name not in receipt.morphism.touched:
+            assert (id(p), p.data_ptr()) == before[name]
+            assert opt.state[p]["exp_avg"].data_ptr() == slots[name]
+
+
+def test_leaves_of_untouched_nodes_are_kept():
+    net, _ = trained(CNN)
+    before = dict(net.module.meta["leaves"])
+    net.rewrite(GrowUnits("c1", 2))
+    after = net.module.meta["leaves"]
+    assert after["stem"] is before["stem"]
+    assert after["head"] is before["head"]
+    assert after["c1"] is not before["c1"]
+
+
+def test_training_goes_on_after_every_kind_of_rewrite():
+    net, opt = trained(CNN)
+    for rewrite in (GrowUnits("stem", 2), GrowUnits("c1", 1), InsertLayer("relu_1", "dirac"), PruneUnits("c1", (0,))):
+        assert net.rewrite(rewrite).applied, rewrite
+        moved = {n: p.detach().clone() for n, p in net.named_parameters()}
+        for i in range(3):
+            step(net, opt, i)
+        for name, p in net.named_parameters():
+            assert not torch.equal(moved[name], p), f"{name} does not train after {rewrite}"
+
+
+def test_groups_keep_their_options_and_order():
+    def groups(net):
+        decay = [p for n, p in net.named_parameters() if n.endswith("weight")]
+        plain = [p for n, p in net.named_parameters() if n.endswith("bias")]
+        return [{"params": decay, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0, "lr": 0.5}]
+
+    net, opt = trained(groups=groups, optimizer=torch.optim.AdamW)
+    net.rewrite(GrowUnits("a", 2))
+    names = {id(p): n for n, p in net.params.items()}
+    assert [[names[id(p)] for p in g["params"]] for g in opt.param_groups] == [
+        ["a.weight", "b.weight", "head.weight"],
+        ["a.bias", "b.bias", "head.bias"],
+    ]
+    net.rewrite(InsertLayer("relu_1"))
+    names = {id(p): n for n, p in net.params.items()}
+    assert [names[id(p)] for p in opt.param_groups[0]["params"]][-1] == "relu_1_deep1.layer.weight"
+    assert [names[id(p)] for p in opt.param_groups[1]["params"]][-1] == "relu_1_deep1.layer.bias"
+    assert [g["weight_decay"] for g in opt.param_groups] == [0.1, 0.0]
+    assert opt.param_groups[1]["lr"] == 0.5
+
+
+def test_named_parameter_groups_follow():
+    net = build(MLP, dtype=torch.float64)
+    opt = torch.optim.Adam(net.named_parameters(), lr=1e-2)
+    net.track(opt)
+    step(net, opt)
+    net.rewrite(InsertLayer("relu_1"))
+    group = opt.param_groups[0]
+    names = {id(p): n for n, p in net.params.items()}
+    assert group["param_names"] == [names[id(p)] for p in group["params"]]
+    net.undo()
+    assert len(group["param_names"]) == len(group["params"]) == 6
+
+
+def test_frozen_parameters_stay_frozen_and_out_of_the_optimizer():
+    net = build(MLP, dtype=torch.float64)
+    net.params["a.weight"].requires_grad_(False)
+    opt = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=1e-2)
+    net.track(opt)
+    step(net, opt)
+    assert net.rewrite(GrowUnits("a", 2)).applied
+    assert not net.params["a.weight"].requires_grad
+    assert net.params["a.bias"].requires_grad
+    assert id(net.params["a.weight"]) not in {id(p) for p in opt.param_groups[0]["params"]}
+    step(net, opt)
+
+
+def test_a_partial_optimizer_stays_partial():
+    net = build(MLP, dtype=torch.float64)
+    opt = torch.optim.SGD([net.params["head.weight"], net.params["head.bias"]], lr=0.1, momentum=0.9)
+    net.track(opt)
+    step(net, opt)
+    assert net.rewrite(GrowUnits("b", 2)).applied
+    assert len(opt.param_groups[0]["params"]) == 2
+    step(net, opt)
+
+
+def test_two_optimizers_each_keep_their_own():
+    net = build(MLP, dtype=torch.float64)
+    first = torch.optim.Adam([p for n, p in net.named_parameters() if n.startswith("a")], lr=1e-2)
+    second = torch.optim.SGD([p for n, p in net.named_parameters() if not n.startswith("a")], lr=1e-2, momentum=0.9)
+    net.track(first)
+    net.track(second)
+    for opt in (first, second):
+        step(net, opt)
+    assert net.rewrite(GrowUnits("a", 2)).applied
+    assert net.rewrite(InsertLayer("relu_2")).applied
+    assert len(first.param_groups[0]["params"]) == 4
+    assert len(second.param_groups[0]["params"]) == 4
+    assert first.state[net.params["a.weight"]]["exp_avg"].shape == (10, 6)
+    assert second.state[net.params["b.weight"]]["momentum_buffer"].shape == (7, 10)
+
+
+def test_schedulers_stay_coupled():
+    net = build(MLP, dtype=torch.float64)
+    opt = torch.optim.SGD(net.parameters(), lr=1.0)
+    schedulers = [
+        torch.optim.lr_scheduler.LambdaLR(opt, lambda i: 0.5**i),
+        torch.optim.lr_scheduler.OneCycleLR(opt, 1.0, total_steps=50),
+    ]
+    net.track(opt, scheduler=schedulers[0])
+    for i in range(4):
+        step(net, opt, i)
+        schedulers[0].step()
+        if i == 1:
+            assert net.rewrite(GrowUnits("a", 2)).applied
+            assert net.rewrite(InsertLayer("relu_1")).applied
+    assert opt.param_groups[0]["lr"] == pytest.approx(schedulers[0].get_last_lr()[0])
+    with pytest.raises(OptionError, match="drives another optimizer"):
+        net.track(torch.optim.SGD(net.parameters(), lr=1.0), scheduler=schedulers[0])
+
+
+def test_averages_follow_by_the_same_maps():
+    net = build(CNN, dtype=torch.float64)
+    opt = torch.optim.Adam(net.parameters(), lr=1e-2)
+    average = AveragedModel(net)
+    net.track(opt, average=average)
+    for i in range(3):
+        step(net, opt, i)
+        average.update_parameters(net)
+    old = {n: p.detach().clone() for n, p in average.module.params.items()}
+    x = batch(net)
+    before = average.module.eval()(x).detach()
+    assert net.rewrite(GrowUnits("stem", 2)).applied
+    assert average.module.graph == net.graph
+    torch.testing.assert_close(average.module.eval()(x), before, rtol=1e-12, atol=1e-12)
+    assert torch.equal(average.module.params["stem.weight"][:4], old["stem.weight"])
+    assert torch.equal(average.module.params["stem.weight"][4:], net.params["stem.weight"][4:])
+    step(net, opt)
+    average.update_parameters(net)
+    assert net.rewrite(InsertLayer("relu_1", "dirac")).applied
+    assert torch.equal(average.module.params["relu_1_deep1.layer.weight"], net.params["relu_1_deep1.layer.weight"])
+    average.update_parameters(net)
+    with pytest.raises(OptionError, match="AveragedModel"):
+        net.track(torch.optim.SGD(net.parameters(), lr=1), average=nn.Linear(2, 2))
+
+
+def test_a_grad_scaler_stays_valid():
+    net = build(MLP)
+    opt = torch.optim.SGD(net.parameters(), lr=1e-2)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    net.track(opt, scaler=scaler)
+    x = batch(net).float()
+    for i in range(4):
+        opt.zero_grad()
+        scaler.scale(net(x).square().mean()).backward()
+        scaler.step(opt)
+        scaler.update()
+        assert net.rewrite(GrowUnits("a" if i % 2 else "b", 1)).applied
+    assert scaler.get_scale() == 8.0
+
+
+def test_gradients_are_carried_too():
+    net, opt = trained()
+    opt.zero_grad()
+    net(batch(net)).square().mean().backward()
+    old = {n: p.grad.clone() for n, p in net.named_parameters()}
+    net.rewrite(GrowUnits("a", 2))
+    assert torch.equal(net.params["a.weight"].grad[:8], old["a.weight"])
+    assert net.params["a.weight"].grad[8:].abs().max() == 0
+    assert torch.equal(net.params["b.weight"].grad[:, :8], old["b.weight"])
+    net.rewrite(PruneUnits("a", (8, 9)))
+    assert all(torch.equal(p.grad, old[n]) for n, p in net.named_parameters())
+
+
+def test_hooks_and_modes_of_leaves_follow():
+    net, _ = trained(CNN)
+    seen = []
+    net.module.meta["leaves"]["bn"].register_forward_hook(lambda *a: seen.append(1))
+    net.module.meta["leaves"]["bn"].eval()
+    net.rewrite(GrowUnits("stem", 2))
+    net(batch(net))
+    assert seen
+    leaves = net.module.meta["leaves"]
+    assert not leaves["bn"].training
+    assert leaves["stem"].training
+    net.eval()
+    net.rewrite(GrowUnits("stem", 1))
+    assert not any(m.training for m in net.modules())
+
+
+def test_new_batch_norm_units_start_neutral():
+    net, _ = trained(CNN)
+    net.rewrite(GrowUnits("stem", 2))
+    state = net.state_dict()
+    for name, value in (("weight", 1), ("bias", 0), ("running_mean", 0), ("running_var", 1)):
+        assert state[f"bn.{name}"][4:].tolist() == [value] * 2
+    assert state["bn.num_batches_tracked"] == 3
+
+
+# refusals and failures -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "pass_",
+    [
+        GrowUnits("nope", 1),
+        GrowUnits("x", 1),
+        GrowUnits("head", 1),
+        PruneUnits("a", (99,)),
+        PruneUnits("a", tuple(range(8))),
+        GrowUnits("a", 1, zero="fan_in"),
+        GrowUnits("a", 1, init=NorthSelect()),
+        InsertLayer("nope"),
+        InsertLayer("a", "dirac"),
+    ],
+    ids=str,
+)
+def test_a_refusal_changes_nothing(pass_):
+    net, _ = trained()
+    before = snapshot(net)
+    receipt = net.rewrite(pass_)
+    assert isinstance(receipt.verdict, Refused)
+    assert receipt.verdict.site is not None
+    assert not receipt.applied
+    assert same_snapshot(before, snapshot(net)) is None
+
+
+def test_the_snapshot_notices_changes():
+    """Negative control for the test above."""
+    net, opt = trained()
+    before = snapshot(net)
+    opt.state[net.params["a.weight"]]["exp_avg"][0, 0] += 1e-9
+    assert same_snapshot(before, snapshot(net)) is not None
+
+
+def test_only_exact_can_be_required():
+    net, _ = trained()
+    receipt = net.rewrite(PruneUnits("a", (0,)), require="exact")
+    assert isinstance(receipt.verdict, Refused)
+    assert "changes the function" in receipt.verdict.reason
+    assert net.graph.shape("a") == (8,)
+    assert isinstance(net.rewrite(PruneUnits("a", (0,))).verdict, Changes)
+    with pytest.raises(OptionError, match="`require` takes any or exact"):
+        net.rewrite(PruneUnits("a", (0,)), require="maybe")
+
+
+def test_an_outstanding_backward_pass_is_refused():
+    net, opt = trained()
+    loss = net(batch(net)).sum()
+    before = snapshot(net)
+    with pytest.raises(RefusedError, match="backward pass has not run"):
+        net.rewrite(GrowUnits("a", 1))
+    assert same_snapshot(before, snapshot(net)) is None
+    loss.backward()
+    assert net.rewrite(GrowUnits("a", 1)).applied, "the loss is still in scope, its backward pass has run"
+    net(batch(net))
+    gc.collect()
+    assert net.rewrite(GrowUnits("a", 1)).applied, "outputs that were dropped are not waited for"
+    with torch.no_grad():
+        kept = net(batch(net))
+    assert net.rewrite(GrowUnits("a", 1)).applied
+    assert kept is not None
+    step(net, opt)
+
+
+def test_a_gradient_that_reaches_an_old_parameter_is_an_error():
+    net, _ = trained()
+    loss = net.module(batch(net)).sum()
+    assert net.rewrite(GrowUnits("a", 1)).applied, "the module was called behind the network's back"
+    with pytest.raises(RefusedError, match="as it was before a rewrite"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("stage", ["_replace_in_optimizer", "check_invariants", "_install", "relative_error"])
+def test_a_failure_at_any_stage_restores_everything(monkeypatch, stage):
+    net, opt = trained(CNN)
+    average = AveragedModel(net)
+    net.tracked[0].average = average
+    before, averaged = snapshot(net), snapshot(average.module)
+    real = getattr(transaction, stage)
+    calls = []
+
+    def failing(*args, **kwargs):
+        calls.append(1)
+        if stage == "_install" and len(calls) == 1:
+            return real(*args, **kwargs)
+        if stage in ("_replace_in_optimizer", "_install"):
+            real(*args, **kwargs)
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(transaction, stage, failing)
+    with pytest.raises(RuntimeError, match="planted"):
+        net.rewrite(GrowUnits("stem", 2), batch=batch(net))
+    monkeypatch.undo()
+    assert same_snapshot(before, snapshot(net)) is None
+    assert same_snapshot(averaged, snapshot(average.module)) is None
+    step(net, opt)
+
+
+def test_a_wrong_proof_is_caught_by_the_measurement_and_rolled_back(monkeypatch):
+    """Plant a pass that claims to be exact by a broken prover; the batch shows it."""
+    net, _ = trained()
+    before = snapshot(net)
+    from irgrow.passes.preservation.prover import Prover
+
+    monkeypatch.setattr(Prover, "verdict", lambda self: Exact())
+    with pytest.raises(CompilerBug, match=r"was proved exact and measured .*; it was rolled back"):
+        net.rewrite(PruneUnits("a", (0, 1, 2)), batch=batch(net))
+    assert same_snapshot(before, snapshot(net)) is None
+
+
+def test_passes_as_text_and_their_mistakes():
+    net, _ = trained()
+    assert net.rewrite("grow_units(a, 2)").applied
+    with pytest.raises(ProgramError, match="unknown pass"):
+        net.rewrite("gorw_units(a, 2)")
+
+
+def test_tracking_checks_what_it_is_given():
+    net, opt = trained()
+    with pytest.raises(OptionError, match="tracked already"):
+        net.track(opt)
+    with pytest.raises(OptionError, match="none of this network's parameters"):
+        net.track(torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=1))
+    with pytest.raises(OptionError, match="`carry` takes"):
+        net.track(torch.optim.SGD(net.parameters(), lr=1), carry="guess")
+    with pytest.raises(RefusedError, match="Adafactor cannot be carried"):
+        net.track(torch.optim.Adafactor(net.parameters()))
+    with pytest.raises(RefusedError, match="LBFGS cannot be carried"):
+        net.track(torch.optim.LBFGS(net.parameters()))
+
+
+# undo ----------------------------------------------------------------------------------------------------------------
+
+
+def test_undo_restores_weights_buffers_and_slots_bitwise():
+    net, opt = trained(CNN)
+    before = snapshot(net)
+    for rewrite in (GrowUnits("stem", 3), InsertLayer("relu_1", "dirac"), GrowUnits("c1", 2)):
+        assert net.rewrite(rewrite).applied
+    for _ in range(3):
+        net.undo()
+    after = snapshot(net)
+    for key in ("objects", "module", "groups"):
+        before.pop(key)
+    assert same_snapshot(before, after) is None
+    step(net, opt)
+
+
+def test_what_was_removed_cannot_be_undone():
+    net, _ = trained()
+    with pytest.raises(RefusedError, match="nothing to undo"):
+        net.undo()
+    net.rewrite(PruneUnits("a", (1,)))
+    before = snapshot(net)
+    with pytest.raises(RefusedError, match="it removed something"):
+        net.undo()
+    assert same_snapshot(before, snapshot(net)) is None
+
+
+# resources -----------------------------------------------------------------------------------------------------------
+
+
+def test_old_modules_and_tensors_are_let_go():
+    net, opt = trained()
+    module, weight = weakref.ref(net.module), weakref.ref(net.params["a.weight"])
+    for i in range(3):
+        net.rewrite(GrowUnits("a", 1))
+        step(net, opt, i)
+    gc.collect()
+    assert module() is None
+    assert weight() is None
+
+
+def test_the_same_seed_gives_the_same_network():
+    nets = []
+    for _ in range(2):
+        torch.manual_seed(torch.seed())
+        net, opt = trained()
+        net.rewrite(GrowUnits("a", 2))
+        step(net, opt)
+        net.rewrite(GrowUnits("a", 2))
+        nets.append(net)
+    assert all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
+    rows = nets[0].params["a.weight"][8:]
+    assert not torch.equal(rows[:2], rows[2:]), "each rewrite has a seed of its own"
+
+
+def test_invariants_are_checked():
+    net, opt = trained()
+    opt.param_groups[0]["params"].append(net.params["a.bias"])
+    with pytest.raises(CompilerBug, match="in two parameter groups"):
+        transaction.check_invariants(net)
+    opt.param_groups[0]["params"].pop()
+    opt.state[net.params["a.bias"]]["exp_avg"] = torch.zeros(3)
+    with pytest.raises(CompilerBug, match="does not have its shape"):
+        transaction.check_invariants(net)
+    net2 = build(MLP)
+    net2.params["head.bias"].data = net2.params["b.bias"].data[:3]
+    with pytest.raises(CompilerBug, match="share storage"):
+        transaction.check_invariants(net2)
+    assert ZERO.is_zero
+    assert parse(MLP).name == "mlp"
