@@ -58,7 +58,7 @@ def move(
             return _gather(transfer, old[transfer.name], generator(seed, name), fill)
         case New():
             made = (fill or transfer.fill).draw(shape, generator(seed, name), transfer.fan_in)
-            tensor = torch.from_numpy(np.ascontiguousarray(made))
+            tensor = torch.from_numpy(np.asarray(made, order="C"))
             return tensor if like is None else tensor.to(like)
         case Compute(rule):
             raise CompilerBug(f"no rule `{rule}`")

@@ -89,8 +89,8 @@ def splice(
     nodes: Sequence[Node],
     sizes: Mapping[str, int],
     fills: Mapping[str, Fill],
-    seed: int,
-    summary: str,
+    seed: int = 0,
+    summary: str = "",
 ) -> Morphism:
     """Put new nodes behind a node: its users, and the outputs, read the last of them instead.
 

@@ -7,7 +7,7 @@ from math import inf
 
 from irgrow.fills import Eye, Fill
 from irgrow.graph import Node
-from irgrow.ops import Activate, Conv, Coupling, Facts, LeakyReLU
+from irgrow.ops import Activate, Conv, Coupling, Facts, Identity, LeakyReLU
 from irgrow.passes.preservation.known import ANY, ZERO, Known, uniform
 from irgrow.passes.preservation.prover import Prover
 
@@ -89,6 +89,8 @@ def _activation(p: Prover, node: Node, k: Known) -> Known:
     facts = node.op.facts
     if k.zero:
         return k if facts.at_zero == 0.0 else _unknown(node)
+    if k.forms and isinstance(node.op, Identity):
+        return k
     if k.forms:
         entrywise = isinstance(node.op, Activate | LeakyReLU)
         fine = entrywise and all(f is None for _, f in k.forms)

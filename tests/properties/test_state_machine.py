@@ -6,7 +6,14 @@ from pathlib import Path
 import torch
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from irgrow import checkpoint
 from irgrow.errors import CompilerBug
@@ -25,7 +32,11 @@ LARGEST = 3000
 class NetworkMachine(RuleBasedStateMachine):
     """A live network with an optimizer, and everything people do to one."""
 
-    @initialize(graph=graphs(steps=3, dropout=False), seed=st.integers(0, 1000), optimizer=st.sampled_from(["SGD", "Adam", "RMSprop"]))
+    @initialize(
+        graph=graphs(steps=3, dropout=False),
+        seed=st.integers(0, 1000),
+        optimizer=st.sampled_from(["SGD", "Adam", "RMSprop"]),
+    )
     def start(self, graph, seed, optimizer):
         self.case = Case(graph, None, seed)
         self.optimizer = optimizer

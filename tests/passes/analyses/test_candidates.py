@@ -1,0 +1,42 @@
+"""What candidate units read and do."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from irgrow.edits import Impossible
+from irgrow.grammar import parse
+from irgrow.passes.analyses.candidates import candidate_activity, flat_units, receptive_fields
+
+CNN = parse(
+    "net n(x: [2, 6, 7]) { return x |> c: conv(3, kernel = [3, 2], stride = 2, padding = [1, 0], dilation = 1) |> batchnorm |> relu |> avgpool |> dense(2) }"
+)
+
+
+def test_a_convolution_is_a_matrix_on_its_receptive_fields():
+    rng = np.random.default_rng(0)
+    x, weight = rng.normal(size=(4, 2, 6, 7)), rng.normal(size=(3, 2, 3, 2))
+    fields = receptive_fields(CNN, "c", x)
+    wanted = F.conv2d(torch.as_tensor(x), torch.as_tensor(weight), stride=2, padding=(1, 0))
+    np.testing.assert_allclose(weight.reshape(3, -1) @ fields, wanted.movedim(1, 0).reshape(3, -1).numpy(), rtol=1e-12)
+    assert flat_units(CNN, "c", wanted).shape == (3, fields.shape[1])
+
+
+def test_activity_goes_through_norm_and_activation():
+    before = np.random.default_rng(1).normal(3.0, 2.0, size=(5, 100))
+    after = candidate_activity(CNN, "c", before)
+    assert after.min() == 0.0
+    assert 0.3 < (after > 0).mean() < 0.7, "a norm has centred it first"
+    plain = parse("net n(x: [4]) { return x |> h: dense(3) |> leaky_relu(slope = 0.1) |> dense(1) }")
+    np.testing.assert_allclose(candidate_activity(plain, "h", -before), np.where(before > 0, -0.1 * before, -before))
+    none = parse("net n(x: [4]) { return x |> h: dense(3) |> dense(1) }")
+    assert candidate_activity(none, "h", before) is before
+
+
+def test_grouped_convolutions_have_no_common_field():
+    graph = parse(
+        "net n(x: [4, 3, 3]) { return x |> g: conv(4, kernel = 1, groups = 2) |> relu |> avgpool |> dense(1) }"
+    )
+    with pytest.raises(Impossible, match="grouped"):
+        receptive_fields(graph, "g", np.zeros((1, 4, 3, 3)))

@@ -1,0 +1,79 @@
+"""The trigger of NORTH*: counts, baselines, roundings and traps of the printed formula."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from irgrow.errors import OptionError
+from irgrow.grammar import parse
+from irgrow.passes import EffectiveDimension, View
+from irgrow.passes.analyses.spectrum import Gram, effective_rank
+
+GRAPH = parse("net n(x: [9]) { return x |> h: dense(8) |> batchnorm |> r: relu |> dense(3) }")
+
+
+def gram_of_rank(rank, width=8, samples=64, scale=1.0, seed=0):
+    rng = np.random.default_rng(seed)
+    q, _ = np.linalg.qr(rng.normal(size=(samples, rank)))
+    basis, _ = np.linalg.qr(rng.normal(size=(width, rank)))
+    gram = Gram(0)
+    gram.add(torch.as_tensor(scale * np.sqrt(samples) * q @ basis.T))
+    return gram
+
+
+def wanted(trigger, ranks, width=8, memory=None):
+    memory = {} if memory is None else memory
+    graph = parse(str(GRAPH).replace("dense(x, 8)", f"dense(x, {width})"))
+    return [trigger.wanted(View(graph, recorded={"r": gram_of_rank(r, width)}), "h", memory) for r in ranks]
+
+
+def test_it_watches_the_activation_behind_the_layer():
+    assert EffectiveDimension(samples=500).watches(GRAPH, "h") == {"r": 500}
+    with pytest.raises(OptionError, match="needs layers that make units, `x` has none"):
+        EffectiveDimension().watches(GRAPH, "x")
+
+
+def test_rank_above_the_share_of_the_baseline():
+    assert wanted(EffectiveDimension(1.0), [4, 4, 6, 3]) == [0, 0, 2, 0]
+    assert wanted(EffectiveDimension(0.5), [8, 8]) == [4, 4]
+
+
+def test_the_printed_floor_stops_small_layers_for_ever():
+    """Fully orthogonal layers narrower than 34 never grow with the printed rounding at gamma = 0.97."""
+    for width in (1, 8, 33):
+        assert wanted(EffectiveDimension(0.97), [width], width) == [1]
+        assert wanted(EffectiveDimension(0.97, rounding="floor"), [width], width) == [0]
+    assert wanted(EffectiveDimension(0.97, rounding="floor"), [34], 34) == [1]
+
+
+def test_baselines():
+    assert wanted(EffectiveDimension(1.0, baseline="initial"), [2, 6, 4]) == [0, 4, 2]
+    assert wanted(EffectiveDimension(1.0, baseline="maximum"), [2, 6, 4, 6]) == [0, 0, 0, 0]
+    memory = {}
+    trigger = EffectiveDimension(1.0, baseline="last")
+    assert wanted(trigger, [2, 4], memory=memory) == [0, 2]
+    assert wanted(trigger, [5], 10, memory) == [0], "measured anew at the new width"
+    assert wanted(trigger, [6], 10, memory) == [1]
+    assert json.loads(json.dumps(memory)) == memory
+
+
+def test_nothing_is_said_without_enough_columns():
+    trigger = EffectiveDimension()
+    few = Gram(0)
+    few.add(torch.randn(8, 8))
+    assert trigger.wanted(View(GRAPH, recorded={"r": few}), "h", {}) == 0
+    assert trigger.wanted(View(GRAPH), "h", {}) == 0
+
+
+def test_activity_that_is_not_finite():
+    gram = Gram(0)
+    gram.add(torch.full((20, 8), float("nan")))
+    with pytest.raises(OptionError, match="not finite"):
+        EffectiveDimension().wanted(View(GRAPH, recorded={"r": gram}), "h", {})
+
+
+def test_epsilon_is_on_singular_values_divided_by_root_n():
+    assert effective_rank(gram_of_rank(5, scale=0.011), 0.01) == 5
+    assert effective_rank(gram_of_rank(5, scale=0.009), 0.01) == 0
