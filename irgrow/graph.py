@@ -13,10 +13,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from irgrow import registry
-from irgrow.axes import Atom, Axis, Const, IndexMap, Why, atoms, size_of, substitute
+from irgrow.axes import Atom, Axis, Const, IndexMap, atoms, size_of, substitute
 from irgrow.errors import Diagnostic, OptionError, ProgramError, Span, did_you_mean
 from irgrow.ops import Op, ParamSpec, Role, Signature, TensorType, numel
 from irgrow.typing import Typed, Typer
+from irgrow.unify import Why
 
 if TYPE_CHECKING:
     import networkx as nx

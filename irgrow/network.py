@@ -191,7 +191,7 @@ class Network(nn.Module):
             RefusedError: The state of this optimizer cannot be carried.
             OptionError: The scheduler drives another optimizer, or the optimizer holds no parameter of this network.
         """
-        from irgrow.transaction import track
+        from irgrow.invariants import track
 
         self.tracked.append(track(self, optimizer, scheduler, scaler, average, carry))
         return self

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from irgrow.axes import Atom, Axes, Axis, IndexMap, SizeConflict, Why, atoms, size_of
+from irgrow.axes import Atom, Axis, IndexMap, atoms, size_of
 from irgrow.errors import Diagnostic, Note, Span, did_you_mean
 from irgrow.ops import Coupling, ParamSpec, Signature, TensorType, TypeFailure, Typing, attributes
+from irgrow.unify import Axes, SizeConflict, Why
 
 if TYPE_CHECKING:
     from irgrow.graph import Node

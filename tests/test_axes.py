@@ -10,13 +10,10 @@ from hypothesis import strategies as st
 from irgrow.axes import (
     NEW,
     Atom,
-    Axes,
     Cat,
     Const,
     Prod,
     Reversed,
-    SizeConflict,
-    Why,
     atoms,
     cat,
     compose,
@@ -27,6 +24,7 @@ from irgrow.axes import (
     size_of,
     substitute,
 )
+from irgrow.unify import Axes, SizeConflict, Why
 
 WHY = Why("a test says so")
 SIZES = {"a": 2, "b": 3, "c": 4, "d": 6}

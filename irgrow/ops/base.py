@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from irgrow.attributes import attributes
-from irgrow.axes import ONE, Axes, Axis, Const, SizeConflict, Why, size_of
+from irgrow.axes import ONE, Axis, Const, size_of
 from irgrow.errors import Diagnostic, Note, Span
 from irgrow.fills import ZERO, Fill
+from irgrow.unify import Axes, SizeConflict, Why
 
 if TYPE_CHECKING:
     from torch import fx, nn

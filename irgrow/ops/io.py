@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from irgrow.attributes import integer, integers
-from irgrow.axes import Axes, Const
+from irgrow.axes import Const
 from irgrow.ops.base import Coupling, Op, TensorType, Typing
+from irgrow.unify import Axes
 
 
 @dataclass(frozen=True)

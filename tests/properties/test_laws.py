@@ -267,7 +267,7 @@ def test_7_and_has_moved_after_ten_steps(data):
     graph = smooth(data.draw(graphs(dropout=False)))
     if graph is None:
         return
-    from irgrow.testing.laws import trained, train_step
+    from irgrow.testing.laws import train_step, trained
 
     case = Case(graph, data.draw(pass_of(GrowUnits, graph)), 3, 6)
     net = trained(case)
@@ -369,9 +369,9 @@ def test_a_broken_operator_breaks_the_law(monkeypatch, broken, law):
 
 
 def test_a_lost_optimizer_state_breaks_law_5(monkeypatch):
-    from irgrow import transaction
+    from irgrow import swap
 
-    monkeypatch.setattr(transaction, "carried_state", lambda *args: {})
+    monkeypatch.setattr(swap, "carried_state", lambda *args: {})
 
     @settings(max_examples=150, database=None, deadline=None, suppress_health_check=list(HealthCheck))
     @given(cases(GrowUnits, dropout=False))

@@ -18,12 +18,12 @@ from hypothesis.stateful import (
 from irgrow import checkpoint
 from irgrow.errors import CompilerBug
 from irgrow.grammar import parse
+from irgrow.invariants import check_invariants
 from irgrow.network import Network
 from irgrow.passes.analyses.places import editable_axes
 from irgrow.testing import graphs, rewrites
 from irgrow.testing.laws import Case
 from irgrow.testing.numbers import as_tensors, difference, is_stochastic
-from irgrow.transaction import check_invariants
 from irgrow.verdict import Exact
 
 LARGEST = 3000
@@ -134,9 +134,9 @@ def test_the_machine():
 
 def test_the_machine_notices_a_planted_fault(monkeypatch):
     """Negative control: a transaction that forgets the optimizer is caught by an invariant."""
-    from irgrow import transaction
+    from irgrow import swap
 
-    monkeypatch.setattr(transaction, "_replace_in_optimizer", lambda *args, **kwargs: None)
+    monkeypatch.setattr(swap, "_replace_in_optimizer", lambda *args, **kwargs: None)
     try:
         run_state_machine_as_test(
             NetworkMachine,

@@ -1,0 +1,101 @@
+"""What a network, its module and its optimizers must agree on.
+
+`track` checks an optimizer when it is handed over; `check_invariants` checks everything after every rewrite.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from irgrow.errors import CompilerBug, OptionError
+from irgrow.graph import Graph
+from irgrow.network import Network, Tracked
+from irgrow.slots import Carry
+from irgrow.verify import check_level
+
+
+def track(net: Network, optimizer: Optimizer, scheduler: Any, scaler: Any, average: Any, carry: str) -> Tracked:
+    """Check what is to be tracked; see `Network.track`."""
+    if carry not in [c.value for c in Carry]:
+        raise OptionError(f"`carry` takes siblings, zero or fresh, found {carry}")
+    tracked = Tracked(optimizer, scheduler, scaler, average, Carry(carry))
+    driven = getattr(scheduler, "optimizer", optimizer)
+    if driven is not optimizer:
+        raise OptionError("the scheduler drives another optimizer")
+    if any(t.optimizer is optimizer for t in net.tracked):
+        raise OptionError("this optimizer is tracked already")
+    own = {id(p) for p in net.parameters()}
+    held = [p for g in optimizer.param_groups for p in g["params"]]
+    strangers = sum(id(p) not in own for p in held)
+    if held and strangers == len(held):
+        raise OptionError("the optimizer holds none of this network's parameters; make it from `net.parameters()`")
+    if average is not None and not isinstance(getattr(average, "module", None), Network):
+        raise OptionError("`average` takes an AveragedModel of this network")
+    return tracked
+
+
+def check_invariants(net: Network, left_out: set[str] | None = None) -> None:
+    """Check what must hold after every rewrite.
+
+    Args:
+        net: The network.
+        left_out: Trainable parameters that no tracked optimizer held before.
+
+    Raises:
+        CompilerBug: A parameter is orphaned or held twice, a slot has another shape than its parameter, a name of the
+            module is not one of the graph, or storage is shared that is not tied.
+    """
+    params = net.params
+    for name, value in params.items():
+        if tuple(value.shape) != net.graph.param_shape(name):
+            expected = list(net.graph.param_shape(name))
+            raise CompilerBug(f"`{name}` has shape {list(value.shape)}, the graph says {expected}")
+    named = dict(nn.Module.named_parameters(net.module))
+    trainable = {id(p) for p in params.values() if isinstance(p, nn.Parameter)}
+    if {id(p) for p in named.values()} != trainable:
+        raise CompilerBug("the names of the module and of the graph do not agree")
+    storages: dict[int, str] = {}
+    for name, value in params.items():
+        if value.numel() and not value.is_meta:
+            other = storages.setdefault(value.untyped_storage().data_ptr(), name)
+            if other != name:
+                raise CompilerBug(f"`{name}` and `{other}` share storage and are not tied")
+    _check_optimizers(net)
+    if left_out is not None and (lost := orphans(net) - left_out):
+        raise CompilerBug(f"`{min(lost)}` is trainable and in no parameter group")
+    if check_level() >= 3:
+        _check_typing(net.graph)
+
+
+def orphans(net: Network) -> set[str]:
+    """Return the trainable parameters that no tracked optimizer holds."""
+    if not net.tracked:
+        return set()
+    held = {id(p) for t in net.tracked for g in t.optimizer.param_groups for p in g["params"]}
+    return {n for n, p in net.params.items() if p.requires_grad and id(p) not in held}
+
+
+def _check_optimizers(net: Network) -> None:
+    names = {id(p): n for n, p in net.params.items()}
+    seen: set[int] = set()
+    for tracked in net.tracked:
+        for group in tracked.optimizer.param_groups:
+            for p in group["params"]:
+                if id(p) in seen:
+                    raise CompilerBug(f"`{names.get(id(p), '?')}` is in two parameter groups")
+                seen.add(id(p))
+        for p, state in tracked.optimizer.state.items():
+            for key, value in state.items():
+                if isinstance(value, Tensor) and value.dim() and value.shape != p.shape:
+                    raise CompilerBug(f"state `{key}` of `{names.get(id(p), '?')}` does not have its shape")
+
+
+def _check_typing(graph: Graph) -> None:
+    """Compare what was carried over with the same worked out from scratch."""
+    again = Graph(graph.name, graph.nodes, graph.outputs, graph.sizes, graph.named, graph.fixed)
+    for name in again.by_name:
+        if again.shape(name) != graph.shape(name):
+            raise CompilerBug(f"the carried type of `{name}` is not the one inferred from scratch")

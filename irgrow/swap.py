@@ -1,0 +1,231 @@
+"""The swap: everything a rewrite puts in place, worked out before anything is touched.
+
+New tensors, a new module around the old leaves that stay as they are, the optimizer's groups and state, the averages.
+Each step of the swap records how to take it back, so that a failed invariant leaves the network as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.optim import Optimizer
+
+from irgrow import registry
+from irgrow.axes import NEW
+from irgrow.errors import RefusedError
+from irgrow.fills import ZERO
+from irgrow.invariants import check_invariants, orphans
+from irgrow.morphism import Gather, Keep, Morphism, Select
+from irgrow.network import Network
+from irgrow.slots import carried_state, place_new
+from irgrow.transfer import Kind, carried_params, move
+
+
+@dataclass
+class Swap:
+    """Everything a rewrite puts in place, worked out before anything is touched."""
+
+    net: Network
+    morphism: Morphism
+    old: dict[str, Tensor]
+    new: dict[str, Tensor]
+    module: fx.GraphModule
+    undo: list[Callable[[], None]] = field(default_factory=list)
+
+    def restore(self) -> None:
+        """Put everything back."""
+        for action in reversed(self.undo):
+            action()
+        self.undo.clear()
+
+    def commit(self) -> None:
+        """Let go of what was there before; a gradient that still reaches it is an error."""
+        self.undo.clear()
+        for name in set(self.old) - {t.name for t in self.morphism.transfers.values() if isinstance(t, Keep)}:
+            if self.old[name].requires_grad:
+                self.old[name].register_hook(_lost(name))
+
+
+def _lost(name: str) -> Callable[[Tensor], None]:
+    def fail(grad: Tensor) -> None:
+        raise RefusedError(
+            f"a gradient reached `{name}` as it was before a rewrite: the forward pass was recorded before it; "
+            "run the forward pass again"
+        )
+
+    return fail
+
+
+def apply(net: Network, morphism: Morphism) -> Swap:
+    """Work everything out, then swap; on any failure nothing has changed."""
+    old = net.params
+    new = _new_params(net, morphism, old)
+    module = registry.call("lower", morphism.after, new, _reusable(net, morphism))
+    _take_over(net, morphism, module)
+    states = [carried_state(t.optimizer, morphism, old, new, t.carry) for t in net.tracked]
+    averages = [_averaged(t.average, morphism, new) for t in net.tracked]
+    swap = Swap(net, morphism, old, new, module)
+    left_out = orphans(net)
+    adopted = {name for name, t in morphism.transfers.items() if getattr(t, "name", None) in left_out}
+    try:
+        _install(swap)
+        for i, (tracked, state, average) in enumerate(zip(net.tracked, states, averages, strict=True)):
+            _replace_in_optimizer(tracked.optimizer, swap, state, adopts=i == 0)
+            if average is not None:
+                _install(average, swap.undo)
+        check_invariants(net, adopted)
+    except BaseException:
+        swap.restore()
+        raise
+    return swap
+
+
+def _install(swap: Swap, record: list[Callable[[], None]] | None = None) -> None:
+    net, graph, module = swap.net, swap.net.graph, swap.net.module
+    (swap.undo if record is None else record).append(lambda: net.install(graph, module))
+    net.install(swap.morphism.after, swap.module)
+
+
+def _new_params(net: Network, morphism: Morphism, old: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Make the new tensors: parameters keep being parameters, frozen ones stay frozen, gradients follow."""
+    made = carried_params(morphism, old)
+    for name, tensor in made.items():
+        transfer = morphism.transfers[name]
+        if isinstance(transfer, Keep) or not morphism.after.params[name].spec.trainable:
+            continue
+        source = old.get(transfer.name) if isinstance(transfer, Select | Gather) else None
+        parameter = nn.Parameter(tensor, requires_grad=source.requires_grad if source is not None else True)
+        if source is not None:
+            parameter.__dict__.update(source.__dict__)
+            if source.grad is not None and isinstance(transfer, Select | Gather):
+                shape = tuple(tensor.shape)
+                with torch.no_grad():
+                    parameter.grad = move(
+                        transfer, {transfer.name: source.grad}, shape, name, morphism.seed, Kind.GRADIENT, ZERO
+                    )
+        made[name] = parameter
+    return made
+
+
+def _reusable(net: Network, morphism: Morphism) -> dict[str, nn.Module]:
+    """Return the leaf modules of nodes that stay as they are."""
+    before, after = morphism.before, morphism.after
+    touched = set(morphism.touched)
+    kept = {}
+    for name, leaf in net.module.meta["leaves"].items():
+        node = after.by_name.get(name)
+        if node is None or node.op != before[name].op or leaf._modules:
+            continue
+        if touched.isdisjoint(after.own_params[name]) and _same_sizes(morphism, name):
+            kept[name] = leaf
+    return kept
+
+
+def _same_sizes(morphism: Morphism, name: str) -> bool:
+    """Return whether no size that a leaf module may hold has changed."""
+    before, after = morphism.before, morphism.after
+    if morphism.edits:
+        return before.reach[name].isdisjoint(morphism.edits)
+    old, new = before.signatures[name], after.signatures[name]
+    if [before.size(a) for a in old.axes.values()] != [after.size(a) for a in new.axes.values()]:
+        return False
+    pairs = zip((*old.inputs, old.output), (*new.inputs, new.output), strict=True)
+    return all([before.size(d) for d in a.dims] == [after.size(d) for d in b.dims] for a, b in pairs)
+
+
+def _take_over(net: Network, morphism: Morphism, module: fx.GraphModule) -> None:
+    """Give new leaf modules the mode and the hooks of those they replace."""
+    old = net.module.meta["leaves"]
+    leaves = {id(leaf) for leaf in module.meta["leaves"].values()}
+    for part in module.modules():
+        if id(part) not in leaves:
+            part.training = net.training
+    for name, leaf in module.meta["leaves"].items():
+        before = old.get(name)
+        if before is leaf:
+            continue
+        leaf.training = net.training if before is None else before.training
+        if before is not None:
+            for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+                getattr(leaf, hooks).update(getattr(before, hooks))
+
+
+def _averaged(average: Any, morphism: Morphism, live: Mapping[str, Tensor]) -> Swap | None:
+    """Work out the averages of the new network: old entries follow, new ones start at the live values."""
+    inner = getattr(average, "module", None)
+    if not isinstance(inner, Network):
+        return None
+    old = inner.params
+    new = _new_params(inner, morphism, old)
+    with torch.no_grad():
+        for name in morphism.touched:
+            _adopt(new[name], live[name], morphism.transfers[name])
+    module = registry.call("lower", morphism.after, new, _reusable(inner, morphism))
+    _take_over(inner, morphism, module)
+    return Swap(inner, morphism, old, new, module)
+
+
+def _adopt(average: Tensor, live: Tensor, transfer: Any) -> None:
+    if not isinstance(transfer, Select):
+        average.copy_(live)
+        return
+    for dim, m in enumerate(transfer.maps):
+        if m is not None and (m == NEW).any():
+            index = torch.from_numpy((m == NEW).nonzero()[0]).to(average.device)
+            average.index_copy_(dim, index, live.detach().index_select(dim, index).to(average))
+
+
+def _replace_in_optimizer(optimizer: Optimizer, swap: Swap, states: Mapping[str, dict[str, Any]], adopts: bool) -> None:
+    """Replace parameters at their places in the groups and put their state under the new objects.
+
+    The optimizer that `adopts` also takes the parameters that had no predecessor.
+    """
+    groups = [(g, list(g["params"]), list(g.get("param_names", ())) or None) for g in optimizer.param_groups]
+    saved = dict(optimizer.state)
+
+    def put_back() -> None:
+        for group, params, names in groups:
+            group["params"][:] = params
+            if names is not None:
+                group["param_names"][:] = names
+        optimizer.state.clear()
+        optimizer.state.update(saved)
+
+    swap.undo.append(put_back)
+    place = {id(p): (g, i) for g, params, _ in groups for i, p in enumerate(params)}
+    gone = {id(swap.old[n]) for n in swap.morphism.before.params} - {id(t) for t in swap.new.values()}
+    for name in swap.morphism.touched:
+        new = swap.new[name]
+        if not isinstance(new, nn.Parameter):
+            continue
+        source = getattr(swap.morphism.transfers[name], "name", None)
+        old = swap.old.get(source) if source else None
+        if old is None and adopts:
+            group = place_new(optimizer, new)
+            group["params"].append(new)
+            if "param_names" in group:
+                group["param_names"].append(name)
+        elif old is not None and id(old) in place:
+            group, index = place[id(old)]
+            group["params"][index] = new
+        if old is not None and old in optimizer.state:
+            optimizer.state.pop(old)
+        if name in states:
+            optimizer.state[new] = states[name]
+    _drop(optimizer, gone)
+
+
+def _drop(optimizer: Optimizer, gone: set[int]) -> None:
+    """Take parameters that are no more out of the groups and the state."""
+    for group in optimizer.param_groups:
+        kept = [i for i, p in enumerate(group["params"]) if id(p) not in gone]
+        if len(kept) < len(group["params"]):
+            if "param_names" in group:
+                group["param_names"][:] = [group["param_names"][i] for i in kept]
+            group["params"][:] = [group["params"][i] for i in kept]
+    for param in [p for p in optimizer.state if id(p) in gone]:
+        optimizer.state.pop(param)
