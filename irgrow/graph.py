@@ -137,6 +137,11 @@ class Graph:
                 found[name][node.name] = None
         return {name: tuple(users) for name, users in found.items()}
 
+    @cached_property
+    def analyses(self) -> dict[Any, Any]:
+        """What analyses found in this graph, for `irgrow.passes.analyses.places.remembered`."""
+        return {}
+
     # types ----------------------------------------------------------------------------------------------------------
 
     @cached_property

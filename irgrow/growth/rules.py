@@ -17,7 +17,7 @@ from irgrow.errors import OptionError, did_you_mean
 from irgrow.graph import Graph
 from irgrow.growth.cadences import Cadence, EverySteps
 from irgrow.passes import Pass, Trigger
-from irgrow.passes.analyses.places import editable_axes, hidden_axes
+from irgrow.passes.analyses.places import editable_axes, hidden_axes, remembered
 
 
 @dataclass(frozen=True)
@@ -39,27 +39,33 @@ class Where:
         Raises:
             OptionError: A name or pattern matches nothing.
         """
-        editable = editable_axes(graph)
-        chosen: set[str] = set()
-        for item in self.items:
-            found = self._one(graph, item, editable)
-            if not found and item not in ("hidden", "editable"):
-                close = did_you_mean(item, graph.leaves)
-                raise OptionError(f"`where = {item}` matches no axis" + (f"; {close}" if close else ""))
-            chosen.update(found)
-        return tuple(a for a in graph.leaves if a in chosen)
+        return _sites(graph, self)
 
-    def _one(self, graph: Graph, item: str, editable: tuple[str, ...]) -> set[str]:
-        if item == "hidden":
-            return set(hidden_axes(graph))
-        if item == "editable":
-            return set(editable)
-        if item in graph.leaves:
-            return {item}
-        if item in graph:
-            axis = graph.types[item].units
-            return {axis.name} if isinstance(axis, Atom) else set()
-        return {a for a in editable if fnmatchcase(a, item)}
+
+@remembered
+def _sites(graph: Graph, where: Where) -> tuple[str, ...]:
+    chosen: set[str] = set()
+    for item in where.items:
+        found = _matching(graph, item)
+        if not found and item not in ("hidden", "editable"):
+            close = did_you_mean(item, graph.leaves)
+            raise OptionError(f"`where = {item}` matches no axis" + (f"; {close}" if close else ""))
+        chosen.update(found)
+    return tuple(a for a in graph.leaves if a in chosen)
+
+
+def _matching(graph: Graph, item: str) -> set[str]:
+    """Return the axes that a word, a name or a pattern means."""
+    if item == "hidden":
+        return set(hidden_axes(graph))
+    if item == "editable":
+        return set(editable_axes(graph))
+    if item in graph.leaves:
+        return {item}
+    if item in graph:
+        axis = graph.types[item].units
+        return {axis.name} if isinstance(axis, Atom) else set()
+    return {a for a in editable_axes(graph) if fnmatchcase(a, item)}
 
 
 @dataclass(frozen=True)

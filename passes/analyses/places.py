@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any, TypeVar
 
 from irgrow.axes import Atom, atoms
 from irgrow.graph import Graph, Node
 from irgrow.ops import Activate, Coupling, Role
 
+T = TypeVar("T")
+
+
+def remembered(analysis: Callable[..., T]) -> Callable[..., T]:
+    """Keep what an analysis finds with the graph it found it in; a graph never changes, so it is asked once."""
+
+    @wraps(analysis)
+    def ask(graph: Graph, *options: Any) -> T:
+        key = (analysis, *options)
+        if key not in graph.analyses:
+            graph.analyses[key] = analysis(graph, *options)
+        found: T = graph.analyses[key]
+        return found
+
+    return ask
+
+
+@remembered
+def _all_makers(graph: Graph) -> dict[str, list[str]]:
+    """Return for every atom the nodes whose parameters make units of it, in program order."""
+    found: dict[str, dict[str, None]] = {}
+    for node in graph:
+        for spec in graph.specs[node.name]:
+            for axis, role in zip(spec.dims, spec.roles, strict=True):
+                for atom in atoms(axis) if role is Role.MAKES else ():
+                    found.setdefault(atom.name, {})[node.name] = None
+    return {atom: list(nodes) for atom, nodes in found.items()}
+
 
 def makers(graph: Graph, atom: str) -> list[str]:
     """Return the nodes with parameters that make units of an atom, in program order."""
-    wanted = Atom(atom)
-    found = []
-    for node in graph:
-        specs = graph.specs[node.name]
-        if any(r is Role.MAKES and wanted in atoms(d) for s in specs for d, r in zip(s.dims, s.roles, strict=True)):
-            found.append(node.name)
-    return found
+    return list(_all_makers(graph).get(atom, ()))
 
 
 def path(graph: Graph, maker: str) -> Iterator[Node]:
@@ -51,6 +75,7 @@ def measured(graph: Graph, maker: str) -> str:
     return activation(graph, maker) or maker
 
 
+@remembered
 def hidden_axes(graph: Graph) -> tuple[str, ...]:
     """Return the editable axes whose units are all made by layers with an activation right behind them."""
     return tuple(a for a in editable_axes(graph) if _activated(graph, a))
@@ -63,6 +88,7 @@ def _activated(graph: Graph, atom: str) -> bool:
     )
 
 
+@remembered
 def editable_axes(graph: Graph) -> tuple[str, ...]:
     """Return the leaf axes that are not locked, in program order."""
     return tuple(a for a in graph.leaves if graph.locked(Atom(a)) is None)

@@ -30,7 +30,9 @@ def mixing(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
         status = np.full(size, ANY, dtype=np.int8)
         return mapped(k, status, node.name, dim, m, why=k.why or f"`{node.name}` has other weights")
     groups = p.size(s.axes["groups"]) if "groups" in s.axes else 1
-    fan_in, why = _fan_in(p, node, k, weight, carried, groups, s.inputs[0].dims[dim])
+    source = s.inputs[0].dims[dim]
+    fan_in, why = _fan_in(p, node, k, weight, carried, groups, source)
+    silent = (k.spread(p.size(source)).reshape(groups, -1) == ZERO).all(1).repeat(size // groups)
     rows = index(carried.maps[0], size)
     new = rows == NEW
     fine = np.repeat(fan_in, size // groups) & (rows == index(m, size))
@@ -40,7 +42,8 @@ def mixing(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
             fine[:] = False
             why = why or f"the bias of `{node.name}` is not carried over as it was"
     status = np.where(fine & ~new, SAME, ANY).astype(np.int8)
-    status[new & _zero_rows(p, node, [weight, *rest], size)] = ZERO
+    zero_rows = _zero_rows(p, node, [weight, *rest], size) | (silent & _zero_rows(p, node, rest, size))
+    status[new & zero_rows] = ZERO
     made = np.where(new, np.arange(size), -1) if new.any() else None
     return mapped(k, status, node.name, dim, m, carried.scale[0], why, node.name, made)
 
@@ -57,7 +60,7 @@ def _alike(a: Carried, b: Carried) -> bool:
 
 
 def _zero_rows(p: Prover, node: Node, specs: list[ParamSpec], size: int) -> NDArray[np.bool_]:
-    """Return the rows that are zero if they are new: zero weights and a zero bias."""
+    """Return the rows that are zero in all these parameters if they are new."""
     zero = np.ones(size, dtype=bool)
     for spec in specs:
         carried = p.carried(node.name, spec)

@@ -22,7 +22,7 @@ from irgrow.errors import OptionError
 from irgrow.fills import ZERO, Fill, Masked, XavierUniform
 from irgrow.graph import Graph
 from irgrow.morphism import Morphism
-from irgrow.ops import Coupling, integer, plan, site, word
+from irgrow.ops import Coupling, Role, integer, plan, site, word
 from irgrow.passes.base import Context, Pass
 from irgrow.passes.initializers.base import Initializer, Newborns
 from irgrow.passes.initializers.random import Random
@@ -72,7 +72,8 @@ class GrowUnits(Pass):
     def rewrite(self, graph: Graph, site: str, context: Context) -> Morphism:
         edits = growth(graph, graph.axis(site), self.count)
         if self.zero == "fan_in":
-            return self._checked(self._resize(graph, edits, context, ZERO, {}, XavierUniform(match=True)))
+            behind: dict[str, Fill] = dict.fromkeys(_passed_on(graph, edits), XavierUniform(match=True))
+            return self._checked(self._resize(graph, edits, context, ZERO, behind, XavierUniform()))
         chosen = self.init.chosen(Newborns(graph, edits, context))
         morphism = self._resize(graph, edits, context, self.init.default(), chosen, ZERO)
         if not _contracted(graph, edits):
@@ -100,6 +101,21 @@ class GrowUnits(Pass):
         if norm := behind_batch_statistics(prover):
             raise Impossible(f"zero fan-in behind `{norm}`: its variance would be zero; use zero fan-out")
         return morphism
+
+
+def _passed_on(graph: Graph, edits: Edits) -> list[str]:
+    """Return the weights that work group by group on the units an edit adds: what reaches them is zero already.
+
+    Were they zero too, neither would ever receive a gradient.
+    """
+    found = []
+    for node in graph:
+        reached = {a.name for i in node.inputs for a in atoms(graph.types[i].units)} & edits.keys()
+        for spec in graph.specs[node.name] if reached else ():
+            roles = {r for d, r in zip(spec.dims, spec.roles, strict=True) for a in atoms(d) if a.name in reached}
+            if roles == {Role.MAKES} and len(spec.dims) > 1:
+                found.append(graph.param_name(node.name, spec.name))
+    return found
 
 
 def _contracted(graph: Graph, edits: Edits) -> bool:

@@ -125,6 +125,7 @@ class Meddling(GrowUnits):
     """Changes a parameter while it only ought to look, then refuses."""
 
     def rewrite(self, graph, site, context: Context):
+        assert context.params is not None
         with torch.no_grad():
             next(iter(context.params.values())).view(-1)[:1].add_(1e-3)
         raise Impossible("no")
@@ -148,7 +149,7 @@ class WrongPruner(PruneUnits):
 
 
 @st.composite
-def cases(draw, cls=None, **options):
+def cases(draw, /, cls=None, **options):
     graph = draw(graphs(**options))
     rewrite = draw(rewrites(graph) if cls is None else pass_of(cls, graph))
     return Case(graph, rewrite, draw(st.integers(0, 10**6)), draw(st.integers(2, 4)))

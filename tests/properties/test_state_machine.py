@@ -89,7 +89,7 @@ class NetworkMachine(RuleBasedStateMachine):
     def print_and_parse(self):
         assert parse(str(self.net.graph)) == self.net.graph
 
-    @precondition(lambda self: len(self.net.journal) and self.net.journal[-1].number in self.net.journal.morphisms)
+    @precondition(lambda self: len(self.net.journal) > 0 and self.net.journal[-1].number in self.net.journal.morphisms)
     @rule()
     def undo(self):
         morphism = self.net.journal.morphisms[self.net.journal[-1].number]

@@ -243,6 +243,19 @@ def test_zero_fan_in_is_refused_where_it_would_be_dead(activation):
     assert "never receive a gradient" in verdict.reason
 
 
+@pytest.mark.parametrize(
+    "through", ["conv(6, kernel = 3, padding = 1, groups = 3)", "depthwise(kernel = 3, padding = 1)"]
+)
+def test_zero_fan_in_is_zero_once_where_layers_pass_units_on(through):
+    graph = parse(
+        f"net n(x: [2, 4, 4]) {{ return x |> h: conv(3, kernel = 1) |> d: {through} |> conv(2, kernel = 1) }}"
+    )
+    new = carried(plan(GrowUnits("h", 2, zero="fan_in"), graph).morphism, random_params(graph, 0))
+    assert not new["h.weight"][3:].any()
+    assert (new["d.weight"].reshape(-1, 9)[-2:] != 0).all()
+    assert_preserves(graph, GrowUnits("h", 2, zero="fan_in"))
+
+
 def test_zero_fan_in_behind_batch_norm_is_refused():
     graph = parse("net n(x: [4]) { return x |> h: dense(5) |> bn: batchnorm |> gelu |> dense(2) }")
     assert "zero fan-in behind `bn`" in plan(GrowUnits("h", 2, zero="fan_in"), graph).verdict.reason

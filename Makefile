@@ -1,0 +1,47 @@
+# make demo    train a network that grows from hidden widths of 4 on real digits
+# make test    the tests
+# make check   format, lint, types and tests
+# Both set up .venv first: Python 3.11 or newer and make are all that is needed.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+WORKERS ?= auto
+
+.PHONY: demo test slow check format lint types wheel bench docs clean
+
+demo: $(READY)
+	$(BIN)/python examples/demo.py
+
+test: $(READY)
+	$(BIN)/pytest -q -n $(WORKERS) -m "not slow"
+
+slow: $(READY)
+	$(BIN)/pytest -q -n $(WORKERS) -m slow
+
+check: format lint types test
+
+format: $(READY)
+	$(BIN)/ruff format --check .
+
+lint: $(READY)
+	$(BIN)/ruff check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+wheel: $(READY)
+	.ci/wheel $(BIN)/python
+
+docs: $(READY)
+	$(BIN)/python docs/catalogue.py
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "irgrow needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
