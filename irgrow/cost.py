@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from irgrow.graph import Graph
+from irgrow.graph import Graph, remembered
 from irgrow.ops import numel
 
 
@@ -39,11 +39,9 @@ class Cost:
         return sum(n.macs for n in self.nodes.values())
 
 
+@remembered
 def cost(graph: Graph) -> Cost:
     """Count parameters and operations of a graph; nothing is allocated. Counted once for each graph."""
-    known = graph.__dict__.get("_cost")
-    if isinstance(known, Cost):
-        return known
     owned: dict[str, list[int]] = {n.name: [0, 0] for n in graph}
     for param in graph.params.values():
         owned[param.owner][0 if param.spec.trainable else 1] += numel(param.spec.dims, graph.widths)
@@ -51,6 +49,4 @@ def cost(graph: Graph) -> Cost:
     for node in graph:
         parameters, buffers = owned[node.name]
         nodes[node.name] = NodeCost(parameters, buffers, node.op.macs(graph.signatures[node.name], graph.widths))
-    found = Cost(nodes)
-    graph.__dict__["_cost"] = found
-    return found
+    return Cost(nodes)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, wraps
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from irgrow import registry
 from irgrow.axes import Atom, Axis, Const, IndexMap, atoms, size_of, substitute
@@ -139,7 +139,7 @@ class Graph:
 
     @cached_property
     def analyses(self) -> dict[Any, Any]:
-        """What analyses found in this graph, for `irgrow.passes.analyses.places.remembered`."""
+        """What analyses found in this graph; see `remembered`."""
         return {}
 
     # types ----------------------------------------------------------------------------------------------------------
@@ -313,6 +313,23 @@ def reachable(nodes: Iterable[Node], outputs: Iterable[str]) -> set[str]:
 def declared(nodes: Iterable[Node]) -> set[str]:
     """Return the names of the atoms that nodes declare."""
     return {a.name for n in nodes for axis in n.op.widths().values() for a in atoms(axis)}
+
+
+T = TypeVar("T")
+
+
+def remembered(analysis: Callable[..., T]) -> Callable[..., T]:
+    """Keep what an analysis finds with the graph it found it in; a graph never changes, so it is asked once."""
+
+    @wraps(analysis)
+    def ask(graph: Graph, *options: Any) -> T:
+        key = (analysis, *options)
+        if key not in graph.analyses:
+            graph.analyses[key] = analysis(graph, *options)
+        found: T = graph.analyses[key]
+        return found
+
+    return ask
 
 
 def rebuilt(

@@ -137,6 +137,18 @@ def _same_sizes(morphism: Morphism, name: str) -> bool:
     return all([before.size(d) for d in a.dims] == [after.size(d) for d in b.dims] for a, b in pairs)
 
 
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_is_full_backward_hook",
+)
+
+
 def _take_over(net: Network, morphism: Morphism, module: fx.GraphModule) -> None:
     """Give new leaf modules the mode and the hooks of those they replace."""
     old = net.module.meta["leaves"]
@@ -150,8 +162,8 @@ def _take_over(net: Network, morphism: Morphism, module: fx.GraphModule) -> None
             continue
         leaf.training = net.training if before is None else before.training
         if before is not None:
-            for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
-                getattr(leaf, hooks).update(getattr(before, hooks))
+            for hooks in _HOOKS:  # shared, not copied: the handles their owners hold go on working
+                setattr(leaf, hooks, getattr(before, hooks))
 
 
 def _averaged(average: Any, morphism: Morphism, live: Mapping[str, Tensor]) -> Swap | None:

@@ -338,6 +338,23 @@ def test_hooks_and_modes_of_leaves_follow():
     assert not any(m.training for m in net.modules())
 
 
+def test_handles_of_hooks_work_after_a_rewrite():
+    net, _ = trained(CNN)
+    seen = []
+
+    def hook(module, args, options, output):
+        seen.append(output)
+
+    handle = net.module.meta["leaves"]["stem"].register_forward_hook(hook, with_kwargs=True)
+    for _ in range(3):
+        net.rewrite(GrowUnits("stem", 1))
+    net(batch(net))
+    assert len(seen) == 1
+    handle.remove()
+    net(batch(net))
+    assert len(seen) == 1
+
+
 def test_new_batch_norm_units_start_neutral():
     net, _ = trained(CNN)
     net.rewrite(GrowUnits("stem", 2))

@@ -14,10 +14,10 @@ import numpy as np
 from irgrow.axes import NEW, Atom
 from irgrow.cost import cost
 from irgrow.errors import OptionError, did_you_mean
-from irgrow.graph import Graph
+from irgrow.graph import Graph, remembered
 from irgrow.growth.cadences import Cadence, EverySteps
 from irgrow.passes import Pass, Trigger
-from irgrow.passes.analyses.places import editable_axes, hidden_axes, remembered
+from irgrow.passes.analyses.places import editable_axes, hidden_axes
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from irgrow import registry
 from irgrow.attributes import textual_name
 from irgrow.axes import NEW, atoms, positions
 from irgrow.backends import interpret, random_params
+from irgrow.fills import Masked
 from irgrow.grammar import parse, parse_pass
 from irgrow.graph import Graph
 from irgrow.morphism import Morphism, Select
@@ -305,7 +306,10 @@ def inert_training(case: Case, optimizer: str, steps: int = 5) -> None:
 
 
 def _silence(net: Network, morphism: Morphism) -> Any:
-    """Zero the new entries of reading weights, now and whenever called, so that new units stay inert."""
+    """Zero what makes new units inert, now and whenever called.
+
+    That is the new entries of the weights that read them, or of the queries where attention reads them.
+    """
 
     def mask() -> None:
         with torch.no_grad():
@@ -314,7 +318,10 @@ def _silence(net: Network, morphism: Morphism) -> Any:
                     continue
                 value = net.params[name]
                 for dim, m in enumerate(transfer.maps):
-                    if m is not None and (m == NEW).any() and Role.READS in net.graph.params[name].roles(dim):
+                    if m is None or not (m == NEW).any():
+                        continue
+                    reads = Role.READS in net.graph.params[name].roles(dim)
+                    if reads or (transfer.fills and isinstance(transfer.fills[dim], Masked)):
                         value.index_fill_(dim, torch.from_numpy(np.flatnonzero(m == NEW)), 0.0)
 
     mask()

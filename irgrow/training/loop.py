@@ -124,6 +124,7 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.report.step:
             (self.folder / "history.jsonl").write_text("")
+            self._record({"event": "start", "step": 0, **self._size()})
         inputs, targets = (self._tensor(a) for a in self.data.train)
         while self.report.step < self.report.steps:
             self.report.epoch = self.report.step // self.per_epoch
@@ -188,7 +189,7 @@ class Run:
             "step": self.report.step,
             "rewrite": receipt.rewrite,
             "verdict": str(receipt.verdict),
-            "parameters": self.net.graph.count(),
+            **self._size(),
         }
         self._record(row)
         self.watcher.rewrite(receipt, self.report.step)
@@ -203,14 +204,16 @@ class Run:
             "train_loss": self.epoch_loss / max(self.epoch_count, 1),
             "test_loss": loss,
             "test_accuracy": accuracy,
-            "parameters": self.net.graph.count(),
-            "macs": cost(self.net.graph).macs,
-            "widths": widths(self.net.graph),
+            **self._size(),
         }
         self.epoch_loss, self.epoch_count = 0.0, 0
         self._record(row)
         self.save()
         self.watcher.epoch(row)
+
+    def _size(self) -> dict[str, Any]:
+        total = cost(self.net.graph)
+        return {"parameters": total.parameters, "macs": total.macs, "widths": widths(self.net.graph)}
 
     def evaluate(self, batch: int = 1024) -> tuple[float, float | None]:
         """Return the mean loss and, for labels, the accuracy on the test data."""

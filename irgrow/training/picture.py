@@ -31,7 +31,7 @@ def draw_history(history: list[dict[str, Any]], path: Path) -> bool:
     above.set_title(f"{epochs[-1]['parameters']:,} parameters after {steps[-1]:,} steps")
     names = list(epochs[-1]["widths"])
     for name in names[:MOST_LINES]:
-        below.step(steps, [row["widths"].get(name) for row in epochs], where="post", label=name)
+        below.step([r["step"] for r in history], [r["widths"].get(name) for r in history], where="post", label=name)
     for row in history:
         if row["event"] == "rewrite":
             above.axvline(row["step"], color="0.85", linewidth=0.8, zorder=0)

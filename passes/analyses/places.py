@@ -2,29 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import wraps
-from typing import Any, TypeVar
+from collections.abc import Iterator
 
 from irgrow.axes import Atom, atoms
-from irgrow.graph import Graph, Node
+from irgrow.graph import Graph, Node, remembered
 from irgrow.ops import Activate, Coupling, Role
-
-T = TypeVar("T")
-
-
-def remembered(analysis: Callable[..., T]) -> Callable[..., T]:
-    """Keep what an analysis finds with the graph it found it in; a graph never changes, so it is asked once."""
-
-    @wraps(analysis)
-    def ask(graph: Graph, *options: Any) -> T:
-        key = (analysis, *options)
-        if key not in graph.analyses:
-            graph.analyses[key] = analysis(graph, *options)
-        found: T = graph.analyses[key]
-        return found
-
-    return ask
 
 
 @remembered
