@@ -234,12 +234,15 @@ class Axes:
         lefts, rights = deque(a.factors), deque(b.factors)
         while lefts and rights:
             x, y = self._next_factor(lefts), self._next_factor(rights)
+            if self.size(x) > self.size(y):
+                x, y, lefts, rights = y, x, rights, lefts
             size_x, size_y = self.size(x), self.size(y)
             if size_x == size_y:
                 tied = self._tie(x, y, why)
-            elif size_y and size_x % size_y == 0:
-                tied = self._factor(x, y, lefts)
+            elif size_x == 1 and any(self.leaves(y).keys() & self.leaves(rest).keys() for rest in lefts):
+                self.lock(x, why)  # `x * y` would have to be `y`: split for ever, and never longer
                 rights.appendleft(y)
+                tied = True
             elif size_x and size_y % size_x == 0:
                 tied = self._factor(y, x, rights)
                 lefts.appendleft(x)

@@ -234,6 +234,15 @@ def test_a_factor_is_split_where_the_other_side_has_more():
     assert axes.locked(Atom("b")) is WHY
 
 
+def test_a_single_group_too_many_is_a_lock():
+    """`m * g * k` = `p * k` with one group g: no splitting of k ends; g cannot be edited."""
+    axes = axes_of(g=1, m=2, k=2, p=2)
+    axes.unify(prod([Atom("m"), Atom("g"), Atom("k")]), prod([Atom("p"), Atom("k")]), WHY)
+    assert axes.resolve(Atom("p")) == axes.resolve(Atom("m"))
+    assert axes.locked(Atom("g")) is WHY
+    assert axes.locked(Atom("k")) is None
+
+
 def test_a_product_is_cut_between_its_rows():
     axes = axes_of(c=4, x=4, y=8)
     axes.unify(prod([Atom("c"), Const(3)]), cat([Const(6), Const(6)]), WHY)

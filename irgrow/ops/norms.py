@@ -130,6 +130,8 @@ class InstanceNorm(_ChannelsFirst):
 
     def infer(self, t: Typing, *inputs: TensorType) -> TensorType:
         t.need_rank(inputs[0], (2, 3), "instancenorm")
+        if all(t.size(d) == 1 for d in inputs[0].dims[1:]):
+            t.fail("instancenorm over a single position gives zero whatever it reads")
         return super().infer(t, *inputs)
 
     def evaluate(self, e: Evaluation, *inputs: Array) -> Array:
@@ -167,6 +169,8 @@ class GroupNorm(_ChannelsFirst):
         units, groups = t.size(x.units), t.size(self.groups)
         if units % groups:
             t.fail(f"groupnorm with {groups} groups needs a multiple of {groups} units, found {units}")
+        if units == groups and all(t.size(d) == 1 for d in x.dims[1:]):
+            t.fail(f"groupnorm with {groups} groups of a single value gives zero whatever it reads")
         local = t.derived("members", units // groups)
         t.unify(x.units, prod([self.groups, local]), f"groupnorm works in {groups} groups")
         return x

@@ -225,7 +225,10 @@ def _rmsnorm(d: Draft) -> object:
 
 
 def _groupnorm(d: Draft) -> object:
-    divisors = [g for g in range(1, d.units() + 1) if d.units() % g == 0]
+    several = d.units() if any(n > 1 for n in d.shape()[1:]) else d.units() - 1
+    divisors = [g for g in range(1, several + 1) if d.units() % g == 0]
+    if not divisors:
+        return _identity(d)
     return d.add("gn", GroupNorm(d.width(".groups", d.pick(*divisors), "gn"), EPS))
 
 
@@ -273,7 +276,10 @@ def _pad(d: Draft) -> object:
 
 
 def _shuffle(d: Draft) -> object:
-    divisors = [g for g in range(1, d.units() + 1) if d.units() % g == 0]
+    several = d.units() if any(n > 1 for n in d.shape()[1:]) else d.units() - 1
+    divisors = [g for g in range(1, several + 1) if d.units() % g == 0]
+    if not divisors:
+        return _identity(d)
     return d.add("shuffle", ChannelShuffle(d.width(".groups", d.pick(*divisors), "shuffle")))
 
 

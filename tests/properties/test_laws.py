@@ -358,7 +358,7 @@ CONTROLS = [
 def test_a_broken_operator_breaks_the_law(monkeypatch, broken, law):
     claims_exact(monkeypatch)
 
-    @settings(max_examples=150, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=300, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
     @given(cases(broken, dropout=False))
     def run(case):
         law(replace(case, batch=6))
@@ -374,7 +374,7 @@ def test_a_lost_optimizer_state_breaks_law_5(monkeypatch):
 
     monkeypatch.setattr(swap, "carried_state", lambda *args: {})
 
-    @settings(max_examples=150, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=300, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
     @given(cases(GrowUnits, dropout=False))
     def run(case):
         inert_training(case, "Adam")
@@ -394,7 +394,7 @@ def test_a_wrong_inverse_breaks_undo(monkeypatch):
 
     monkeypatch.setattr(morphism, "_inverse_map", rolled)
 
-    @settings(max_examples=150, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=300, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
     @given(cases(GrowUnits))
     def run(case):
         undo_restores(case)
