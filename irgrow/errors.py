@@ -76,6 +76,12 @@ class Diagnostic:
         place = f"{self.span}: " if self.span else ""
         return f"{place}error: {self.message}"
 
+    @property
+    def full(self) -> str:
+        """The message with its notes and its help, a line each."""
+        notes = (f"{n.span}: note: {n.message}" if n.span else f"note: {n.message}" for n in self.notes)
+        return "\n".join([str(self), *notes, *([f"help: {self.help}"] if self.help else [])])
+
 
 class IrgrowError(Exception):
     """Everything irgrow raises on purpose."""
@@ -94,7 +100,7 @@ class ProgramError(UserError):
 
     def __init__(self, diagnostics: list[Diagnostic] | tuple[Diagnostic, ...]) -> None:
         self.diagnostics = tuple(diagnostics)
-        super().__init__("\n".join(str(d) for d in self.diagnostics) or "invalid program")
+        super().__init__("\n".join(d.full for d in self.diagnostics) or "invalid program")
 
 
 class RefusedError(UserError):

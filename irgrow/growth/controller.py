@@ -114,7 +114,7 @@ class Controller:
             DataError: The loss is not finite.
         """
         self.count += 1
-        value = None if loss is None else float(loss)
+        value = float(loss.detach()) if isinstance(loss, Tensor) else loss
         if value is not None and not isfinite(value):
             raise DataError(f"the loss of step {self.count} is {value}; nothing was grown")
         if self._module is not self.net.module:

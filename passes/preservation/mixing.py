@@ -119,7 +119,8 @@ def _fan_in(
         elif off.size and (shares[off] != 0).any():
             reason = f"the shares of the split units that `{node.name}` reads do not sum to one"
         elif off.size and not p.column_is_zero(node.name, weight, off):
-            reason = k.why or f"`{node.name}` reads {off.size} units that are gone"
+            gone = "1 unit that is" if off.size == 1 else f"{off.size} units that are"
+            reason = k.why or f"`{node.name}` reads {gone} gone"
         else:
             continue
         fine[g], why = False, why or reason

@@ -110,7 +110,7 @@ class InsertLayer(Pass):
         kernel: Kernel of the new convolutions, odd; 1 unless the form is `dirac` or it is given.
 
     >>> str(InsertLayer("relu_1", form="plus_minus", activation="gelu"))
-    'insert_layer(relu_1, plus_minus, activation = gelu)'
+    'insert_layer(relu_1, plus_minus, gelu)'
     """
 
     after: str = site("")

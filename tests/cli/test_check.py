@@ -1,0 +1,100 @@
+"""`irgrow check` says what each net is, or what is wrong."""
+
+import json
+
+import pytest
+
+TWO = "net a(x: [4]) { return x |> dense(3) }\nnet b(x: [2]) { return x |> dense(1, bias = false) }\n"
+BLOCK = "block b(x, w) { return x |> dense(w) |> relu }\n"
+BAD = "net n(x: [4]) {\n  return x |> dnese(3)\n}\n"
+COUNTS = {
+    "lenet": 61_706,
+    "densenet": 7_978_856,
+    "gpt": 124_439_808,
+    "resnet18": 11_689_512,
+    "resnet50": 25_557_032,
+    "vgg11": 132_863_336,
+    "vit": 86_567_656,
+    "wrn28": 36_479_194,
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_examples_have_the_parameters_of_their_papers(fine, examples, name):
+    assert f"{COUNTS[name]:,} parameters" in fine("check", examples / f"{name}.irg")
+
+
+def test_every_example_is_well_formed(fine, examples):
+    files = sorted(examples.glob("*.irg"))
+    rows = json.loads(fine("check", "--json", *files))
+    assert [row["file"] for row in rows] == [str(f) for f in files]
+    assert all(row["ok"] for row in rows)
+
+
+def test_a_net_is_one_line(fine, write):
+    assert fine("check", write(TWO), "--net", "a") == "net.irg: ok, net a: 2 nodes, 15 parameters, 12 MACs\n"
+
+
+def test_every_net_of_a_file_is_checked(fine, write):
+    assert [line.split(":")[1] for line in fine("check", write(TWO)).splitlines()] == [" ok, net a", " ok, net b"]
+
+
+def test_json_has_the_documented_keys(fine, write):
+    row, _ = json.loads(fine("check", write(TWO), "--json"))
+    row.pop("text")
+    assert row == {"file": "net.irg", "ok": True, "net": "a", "nodes": 2, "parameters": 15, "macs": 12}
+
+
+def test_a_file_of_blocks_is_fine(fine, write):
+    assert fine("check", write(BLOCK)) == "net.irg: ok, blocks only\n"
+
+
+def test_sections_without_a_net_are_a_mistake(write, mistake):
+    assert "expected a net, found none" in mistake("check", write(BLOCK + "train { epochs = 1 }"))
+
+
+def test_settings_reach_the_net(fine, write):
+    write("net n(x: [4], w = 3) { return x |> dense(w) }")
+    assert "15 parameters" in fine("check", "net.irg")
+    assert "25 parameters" in fine("check", "net.irg", "--set", "w=5")
+    assert "25 parameters" in fine("check", "net.irg", "--set", " w = 5 ")
+
+
+def test_true_and_false_are_values(fine, write):
+    write("net n(x: [4], b = true) { return x |> dense(3, bias = b) }")
+    assert "12 parameters" in fine("check", "net.irg", "--set", "b=false")
+
+
+def test_the_other_files_are_checked_after_a_bad_one(irgrow, write):
+    answer = irgrow("check", write(BAD, "bad.irg"), "gone.irg", write(TWO))
+    assert answer.code == 2
+    assert "net.irg: ok, net a" in answer.out
+    assert "bad.irg:2:15: error: unknown op or block `dnese`" in answer.err
+    assert "error: gone.irg: no such file" in answer.err
+
+
+def test_errors_as_json_are_located(irgrow, write):
+    answer = irgrow("check", "--json", write(BAD), "gone.irg")
+    bad, gone = json.loads(answer.out)
+    assert (answer.code, answer.err) == (2, "")
+    assert (bad["file"], bad["ok"], gone["ok"]) == ("net.irg", False, False)
+    assert set(bad["errors"][0]) == {"message", "code", "line", "column", "help"}
+    assert (bad["errors"][0]["line"], bad["errors"][0]["column"]) == (2, 15)
+    assert bad["errors"][0]["help"] == "did you mean `dense`?"
+    assert gone["errors"][0]["message"] == "gone.irg: no such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("grow { rule r { when = schedule  apply = grow_units  where = hh } }", "matches no axis"),
+        ("grow { rule r { when = scedule  apply = grow_units } }", "unknown trigger `scedule`"),
+        ("train { epohcs = 3 }", "epohcs"),
+        ("train { epochs = 0 }", "`epochs` must be at least 1, found 0"),
+        ("train { optimizer = adam(lr = -1) }", "lr"),
+        ("train { data = imagenet }", "imagenet"),
+    ],
+)
+def test_sections_are_checked_too(write, mistake, section, message):
+    write("net n(x: [4]) { return x |> h: dense(3) |> relu |> dense(2) }\n" + section)
+    assert message in mistake("check", "net.irg")

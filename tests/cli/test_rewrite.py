@@ -1,0 +1,167 @@
+"""`irgrow rewrite` applies passes to programs and checkpoints."""
+
+import json
+import os
+
+import pytest
+
+from irgrow import build, load, save
+from irgrow.grammar import parse, parse_pass
+from irgrow.passes import Context, plan
+
+NET = "net n(x: [4], w = 3) { return x |> h: dense(w) |> relu |> head: dense(2) }"
+GROWN = "grow_units(h, 2)"
+DEEPER = "insert_layer(relu_1)"
+PRUNED = "prune_units(h, [0])"
+
+
+@pytest.fixture
+def net(write):
+    return write(NET)
+
+
+@pytest.fixture
+def checkpoint(folder):
+    network = build(NET, seed=3)
+    save(network, folder / "ck")
+    return network
+
+
+def by_api(*passes):
+    graph = parse(NET)
+    for text in passes:
+        graph = plan(parse_pass(text), graph, Context(seed=0)).morphism.after
+    return graph
+
+
+def test_the_program_is_printed_and_the_verdict_beside_it(irgrow, net):
+    answer = irgrow("rewrite", net, GROWN)
+    assert (answer.code, answer.err) == (0, "grow_units(h, 2): exact\n")
+    assert parse(answer.out) == by_api(GROWN)
+
+
+def test_passes_go_in_order(irgrow, net):
+    passes = (GROWN, DEEPER, "grow_units(relu_1_deep1.layer, 1)", PRUNED)
+    answer = irgrow("rewrite", net, *passes)
+    assert [line.split("(")[0] for line in answer.err.splitlines()] == [p.split("(")[0] for p in passes]
+    assert parse(answer.out) == by_api(*passes)
+
+
+def test_a_program_can_be_written(folder, irgrow, net):
+    answer = irgrow("rewrite", net, GROWN, "-o", "grown.irg")
+    assert (answer.code, answer.out) == (0, "")
+    assert parse((folder / "grown.irg").read_text()) == by_api(GROWN)
+    assert (folder / "net.irg").read_text() == NET
+    assert sorted(os.listdir(folder)) == ["grown.irg", "net.irg"]
+
+
+def test_a_program_can_be_written_over_itself(folder, fine, net):
+    fine("rewrite", net, GROWN, "-o", net)
+    fine("rewrite", net, GROWN, "-o", net)
+    assert parse((folder / net).read_text()).shape("h") == (7,)
+
+
+def test_json_has_the_documented_keys(fine, net):
+    found = json.loads(fine("rewrite", net, GROWN, PRUNED, "--json"))
+    assert set(found) == {"rewrites", "program"}
+    grown, pruned = found["rewrites"]
+    assert grown == {"pass": GROWN, "verdict": "exact", "kind": "exact", "parameters": 14, "macs": 12}
+    assert (pruned["kind"], pruned["parameters"], pruned["macs"]) == ("changes", -7, -6)
+    assert parse(found["program"]) == by_api(GROWN, PRUNED)
+
+
+def test_settings_reach_the_net(fine, net):
+    assert parse(fine("rewrite", net, GROWN, "--set", "w=9")).shape("h") == (11,)
+
+
+@pytest.mark.parametrize(
+    ("pass_", "reason"),
+    [
+        ("grow_units(hh, 1)", "no axis or node is called `hh`"),
+        ("grow_units(x, 1)", "interface"),
+        ("grow_units(head, 1)", "interface"),
+        ("prune_units(h, [9])", "9"),
+        ("prune_units(h, [0, 1, 2])", "h"),
+        ("insert_layer(nowhere)", "nowhere"),
+    ],
+)
+def test_a_refused_pass_is_one_message_and_nothing_is_written(folder, irgrow, net, pass_, reason):
+    answer = irgrow("rewrite", net, pass_, "-o", "out.irg")
+    assert (answer.code, answer.out) == (1, "")
+    assert len(answer.err.splitlines()) == 1
+    assert answer.err.startswith(f"{pass_.removesuffix(', 1)')}")
+    assert "refused" in answer.err
+    assert reason in answer.err
+    assert os.listdir(folder) == ["net.irg"]
+
+
+def test_a_pass_refused_later_leaves_nothing_of_those_before(folder, irgrow, net):
+    answer = irgrow("rewrite", net, GROWN, "grow_units(x, 1)", DEEPER, "-o", "out.irg")
+    assert (answer.code, answer.out) == (1, "")
+    assert [line.split(": ")[1].split()[0] for line in answer.err.splitlines()] == ["exact", "refused"]
+    assert os.listdir(folder) == ["net.irg"]
+
+
+def test_a_refusal_as_json_has_no_program(irgrow, net):
+    answer = irgrow("rewrite", net, GROWN, "grow_units(x, 1)", "--json")
+    found = json.loads(answer.out)
+    assert (answer.code, answer.err, found["program"]) == (1, "", None)
+    assert [row["kind"] for row in found["rewrites"]] == ["exact", "refused"]
+
+
+def test_exactness_can_be_required(folder, irgrow, fine, net):
+    answer = irgrow("rewrite", net, PRUNED, "--require", "exact", "-o", "out.irg")
+    assert answer.code == 1
+    assert "an exact rewrite is required, this one changes the function" in answer.err
+    assert os.listdir(folder) == ["net.irg"]
+    fine("rewrite", net, GROWN, "--require", "exact", "-o", "out.irg")
+    assert (folder / "out.irg").exists()
+
+
+def test_what_can_be_required_is_any_or_exact(mistake, net):
+    assert mistake("rewrite", net, GROWN, "--require", "all") == "error: --require takes any or exact, found all\n"
+
+
+def test_a_pass_that_needs_data_is_refused_without(irgrow, net):
+    answer = irgrow("rewrite", net, "grow_units(h, 1, init = north_select)")
+    assert (answer.code, answer.out) == (1, "")
+    assert "refused" in answer.err
+
+
+# checkpoints ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_rewritten_checkpoint_is_what_the_api_makes(folder, irgrow, checkpoint):
+    answer = irgrow("rewrite", "ck", GROWN, DEEPER, "-o", "grown")
+    assert (answer.code, answer.out) == (0, "")
+    checkpoint.rewrite(GROWN)
+    checkpoint.rewrite(DEEPER)
+    found, wanted = load(folder / "grown").state_dict(), checkpoint.state_dict()
+    assert set(found) == set(wanted)
+    assert all((found[name] == wanted[name]).all() for name in wanted)
+    assert [entry.rewrite for entry in load(folder / "grown").journal] == [GROWN, DEEPER]
+
+
+def test_a_rewritten_checkpoint_needs_a_place(mistake, checkpoint):
+    assert mistake("rewrite", "ck", GROWN) == "error: a rewritten checkpoint needs a place: --output FOLDER\n"
+
+
+def test_a_checkpoint_can_be_rewritten_in_place(folder, fine, checkpoint):
+    fine("rewrite", "ck", GROWN, "-o", "ck")
+    assert load(folder / "ck").graph.shape("h") == (5,)
+    assert os.listdir(folder) == ["ck"]
+
+
+def test_a_folder_that_is_no_checkpoint_is_not_replaced(folder, mistake, checkpoint):
+    (folder / "mine").mkdir()
+    (folder / "mine" / "thesis.tex").write_text("precious")
+    assert "mine: cannot be written: exists and is not a checkpoint" in mistake("rewrite", "ck", GROWN, "-o", "mine")
+
+
+@pytest.mark.parametrize(
+    "options", [(PRUNED, "--require", "exact"), (GROWN, "grow_units(x, 1)")], ids=["inexact", "later"]
+)
+def test_a_refusal_writes_no_checkpoint(folder, irgrow, checkpoint, options):
+    answer = irgrow("rewrite", "ck", *options, "-o", "out")
+    assert (answer.code, answer.out) == (1, "")
+    assert os.listdir(folder) == ["ck"]

@@ -1,0 +1,107 @@
+"""Published strategies as rules: NORTH-Select and NORTH-Random."""
+
+from dataclasses import fields
+
+import pytest
+
+from irgrow.attributes import attributes, textual_name
+from irgrow.errors import ProgramError
+from irgrow.grammar import parse_program
+from irgrow.growth import (
+    BUNDLES,
+    Bundle,
+    EverySteps,
+    GrowthProgram,
+    Limit,
+    NorthRandomBundle,
+    NorthSelectBundle,
+    Rule,
+    Where,
+)
+from irgrow.passes import EffectiveDimension, GrowUnits, NorthSelect, Random
+
+NET = "net n(x: [4]) { return x |> h: dense(3) |> relu |> dense(1) }\n"
+VARIANTS = [
+    NorthSelectBundle(),
+    NorthSelectBundle(0.9, 0.02, "maximum", 5, 64, 300),
+    NorthSelectBundle(epsilon=1e-5),
+    NorthSelectBundle(candidates=7),
+    NorthRandomBundle(),
+    NorthRandomBundle(gamma=1.25, baseline="last", most=1),
+    NorthRandomBundle(every=3),
+]
+
+
+def test_north_select_is_the_papers_rule():
+    trigger = EffectiveDimension(gamma=0.97, epsilon=0.01, baseline="initial")
+    grow = GrowUnits(init=NorthSelect(0, epsilon=0.01))
+    rule = Rule("north_select", grow, trigger, EverySteps(1), Where(("hidden",)), (Limit("width", 512),), "exact")
+    assert NorthSelectBundle().program() == GrowthProgram((rule,))
+
+
+def test_north_random_differs_in_the_initializer_only():
+    (select,), (random,) = NorthSelectBundle().program().rules, NorthRandomBundle().program().rules
+    assert random == Rule(
+        "north_random", GrowUnits(init=Random()), *(getattr(select, f.name) for f in fields(select)[2:])
+    )
+
+
+def test_options_reach_the_rule():
+    (rule,) = NorthSelectBundle(0.9, 0.02, "maximum", 5, 64, 300).program().rules
+    assert rule.when == EffectiveDimension(0.9, 0.02, "maximum")
+    assert rule.apply == GrowUnits(init=NorthSelect(300, epsilon=0.02))
+    assert rule.every == EverySteps(5)
+    assert rule.limit == (Limit("width", 64),)
+
+
+@pytest.mark.parametrize("bundle", VARIANTS, ids=str)
+def test_a_printed_bundle_parses_to_its_rules(bundle):
+    assert parse_program(f"{NET}grow {{ use {bundle} }}").growth == bundle.program()
+
+
+@pytest.mark.parametrize("bundle", VARIANTS, ids=str)
+def test_the_printed_rules_parse_back(bundle):
+    assert parse_program(NET + str(bundle.program())).growth == bundle.program()
+
+
+def test_only_what_differs_from_the_paper_is_printed():
+    assert [str(b) for b in VARIANTS] == [
+        "north_select",
+        "north_select(gamma = 0.9, epsilon = 0.02, baseline = maximum, every = 5, most = 64, candidates = 300)",
+        "north_select(epsilon = 1e-05)",
+        "north_select(candidates = 7)",
+        "north_random",
+        "north_random(gamma = 1.25, baseline = last, most = 1)",
+        "north_random(every = 3)",
+    ]
+
+
+@pytest.mark.parametrize("cls", BUNDLES, ids=textual_name)
+def test_every_option_is_declared_and_documented(cls):
+    assert issubclass(cls, Bundle)
+    assert [f.name for f in fields(cls)] == [a.name for a in attributes(cls)]
+    assert cls.__doc__
+
+
+@pytest.mark.parametrize(
+    "option", ["gamma = 0", "epsilon = -1", "baseline = mean", "every = 0", "most = 0", "seed = 1"]
+)
+@pytest.mark.parametrize("name", [textual_name(cls) for cls in BUNDLES])
+def test_options_out_of_range(name, option):
+    with pytest.raises(ProgramError, match=option.split(" ", maxsplit=1)[0]):
+        _ = parse_program(f"{NET}grow {{ use {name}({option}) }}").growth
+
+
+def test_candidates_are_an_option_of_north_select_alone():
+    with pytest.raises(ProgramError, match="north_random has no argument `candidates`"):
+        _ = parse_program(f"{NET}grow {{ use north_random(candidates = 9) }}").growth
+
+
+def test_both_may_be_used_together():
+    program = parse_program(f"{NET}grow {{ use north_random use north_select }}").growth
+    assert [r.name for r in program.rules] == ["north_random", "north_select"]
+
+
+def test_a_bundle_of_no_rules_says_so():
+    with pytest.raises(NotImplementedError):
+        Bundle().program()
