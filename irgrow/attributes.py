@@ -25,6 +25,7 @@ class Attribute:
         low: Smallest value allowed, of each entry.
         choices: The words allowed.
         open_low: Whether `low` itself is excluded.
+        open_high: Whether `high` itself is excluded.
         optional: Whether `None` is allowed.
         implied: For a width: whether it only cuts an axis that others make.
     """
@@ -36,6 +37,7 @@ class Attribute:
     high: float | None = None
     choices: tuple[str, ...] = ()
     open_low: bool = False
+    open_high: bool = False
     optional: bool = False
     implied: bool = False
 
@@ -76,8 +78,9 @@ class Attribute:
         if self.low is not None and (value <= self.low if self.open_low else value < self.low):
             sign = "above" if self.open_low else "at least"
             return f"`{self.name}` must be {sign} {show(self.low)}, found {show(value)}"
-        if self.high is not None and value > self.high:
-            return f"`{self.name}` must be at most {show(self.high)}, found {show(value)}"
+        if self.high is not None and (value >= self.high if self.open_high else value > self.high):
+            sign = "below" if self.open_high else "at most"
+            return f"`{self.name}` must be {sign} {show(self.high)}, found {show(value)}"
         return None
 
 
@@ -116,9 +119,8 @@ def attributes(cls: type) -> tuple[Attribute, ...]:
     for f in fields(cls):
         made = f.metadata.get("attribute")
         if made is not None:
-            values = {
-                k: getattr(made, k) for k in ("kind", "low", "high", "choices", "open_low", "optional", "implied")
-            }
+            names = ("kind", "low", "high", "choices", "open_low", "open_high", "optional", "implied")
+            values = {k: getattr(made, k) for k in names}
             found.append(Attribute(f.name, default=f.default, **values))
     _KNOWN[cls] = tuple(found)
     return _KNOWN[cls]
@@ -140,9 +142,15 @@ def integer(default: Any = MISSING, low: int | None = 1, high: int | None = None
     return _field(default, "integer", low=low, high=high)
 
 
-def real(default: Any = MISSING, low: float | None = None, high: float | None = None, open_low: bool = False) -> Any:
+def real(
+    default: Any = MISSING,
+    low: float | None = None,
+    high: float | None = None,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> Any:
     """Declare a finite number."""
-    return _field(default, "real", low=low, high=high, open_low=open_low)
+    return _field(default, "real", low=low, high=high, open_low=open_low, open_high=open_high)
 
 
 def flag(default: Any = MISSING) -> Any:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import gzip
 import struct
-import zipfile
+import zlib
 from dataclasses import dataclass
-from math import pi
+from math import pi, prod
 from pathlib import Path
 from typing import Any
 
@@ -177,17 +177,16 @@ class Npz(DataSource):
     test: float = real(0.2, low=0.0, high=0.9, open_low=True)
 
     def load(self, seed: int) -> Dataset:
-        try:
-            with np.load(self.path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise DataError(f"{self.path}: {_plain(error)}") from None
+        arrays = read_npz(self.path)
         if {"x_train", "y_train", "x_test", "y_test"} <= set(arrays):
-            pairs = [(_inputs(arrays[f"x_{p}"]), _targets(arrays[f"y_{p}"])) for p in ("train", "test")]
+            pairs = [
+                (_numbers(self.path, "inputs", arrays[f"x_{p}"]), _numbers(self.path, "targets", arrays[f"y_{p}"]))
+                for p in ("train", "test")
+            ]
             return Dataset("npz", pairs[0], pairs[1], _classes(pairs[0][1], pairs[1][1]))
         if not {"x", "y"} <= set(arrays):
             raise DataError(f"{self.path}: expected arrays `x` and `y`, found {', '.join(arrays) or 'none'}")
-        x, y = _inputs(arrays["x"]), _targets(arrays["y"])
+        x, y = _numbers(self.path, "inputs", arrays["x"]), _numbers(self.path, "targets", arrays["y"])
         if len(x) != len(y):
             raise DataError(f"{self.path}: expected as many targets as samples, found {len(y)} and {len(x)}")
         return split("npz", x, y, self.test, seed, _classes(y))
@@ -197,20 +196,34 @@ def _plain(error: Exception) -> str:
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
 
 
-def _inputs(x: NDArray[Any]) -> NDArray[Any]:
-    if x.dtype.kind in "iu":
-        return x.astype(np.int64)
-    if x.dtype.kind != "f":
-        raise DataError(f"inputs must be numbers, found {x.dtype}")
-    return x.astype(np.float32)
+def read_npz(path: str) -> dict[str, NDArray[Any]]:
+    """Read the arrays of an npz file.
+
+    Raises:
+        DataError: It cannot be read, is damaged, or holds objects.
+    """
+    try:
+        with open(path, "rb") as handle:
+            if handle.read(2) != b"PK":
+                raise DataError(f"{path}: not an npz file")
+            handle.seek(0)
+            with np.load(handle, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+    except DataError:
+        raise
+    except Exception as error:  # a damaged archive makes zipfile, zlib and NumPy raise nearly anything
+        raise DataError(f"{path}: {_plain(error)}") from None
 
 
-def _targets(y: NDArray[Any]) -> NDArray[Any]:
-    if y.dtype.kind in "iu":
-        return y.astype(np.int64)
-    if y.dtype.kind != "f":
-        raise DataError(f"targets must be numbers, found {y.dtype}")
-    return y.astype(np.float32)
+def _numbers(path: str, what: str, array: NDArray[Any]) -> NDArray[Any]:
+    if array.dtype.kind not in "iuf":
+        raise DataError(f"{path}: {what} must be numbers, found {array.dtype}")
+    if array.ndim == 0:
+        raise DataError(f"{path}: {what} must be an array with one entry per sample, found a single number")
+    if array.dtype.kind in "iu":
+        return array.astype(np.int64)
+    with np.errstate(over="ignore"):  # what becomes infinite is refused when the data is fitted
+        return array.astype(np.float32)
 
 
 def _classes(*targets: NDArray[Any]) -> int:
@@ -255,13 +268,13 @@ def read_idx(path: Path, rank: int) -> NDArray[np.uint8]:
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: {_plain(error)}") from None
     header = 4 + 4 * rank
     if len(data) < header or data[:4] != bytes([0, 0, 8, rank]):
         raise DataError(f"{path}: not an idx file of unsigned bytes with {rank} dimensions")
     shape = struct.unpack(f">{rank}I", data[4:header])
-    expected = int(np.prod(shape, dtype=np.int64))
+    expected = prod(shape)
     if len(data) - header != expected:
         raise DataError(f"{path}: expected {expected} bytes after the header, found {len(data) - header}")
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from irgrow.errors import DataError
+from irgrow.errors import DataError, OptionError
 from irgrow.graph import Graph
 from irgrow.training.data import Dataset
 
@@ -67,6 +67,8 @@ def _targets(graph: Graph, name: str, y: NDArray[Any], loss: str) -> NDArray[Any
             raise DataError(f"cross_entropy takes integer labels, {name} has {y.dtype}; use `loss = mse` for values")
         if len(shape) != 1:
             raise DataError(f"cross_entropy takes one number per class, the output `{output}` has {list(shape)}")
+        if y.size != len(y):
+            raise DataError(f"cross_entropy takes one label for each sample, {name} has {list(y.shape[1:])}")
         if y.min() < 0 or y.max() >= shape[0]:
             found = f"{name} has labels from {y.min()} to {y.max()}"
             raise DataError(f"the output `{output}` has {shape[0]} classes, {found}")
@@ -76,3 +78,21 @@ def _targets(graph: Graph, name: str, y: NDArray[Any], loss: str) -> NDArray[Any
     if prod(y.shape[1:]) != prod(shape):
         raise DataError(f"the output `{output}` gives {list(shape)}, {name} has targets of {list(y.shape[1:])}")
     return y.astype(np.float32).reshape(len(y), *shape)
+
+
+def check_batches(graph: Graph, samples: int, batch: int) -> None:
+    """Refuse a batch of one value for each unit where a node normalises over the batch.
+
+    Raises:
+        OptionError: There is one; names the node and the setting.
+    """
+    if batch > 1 and samples % batch != 1:
+        return
+    for node in graph:
+        value = graph.types[node.name]
+        positions = prod(s for i, s in enumerate(graph.shape(node.name)) if i != value.features)
+        if node.op.facts.batch_statistics and positions == 1:
+            raise OptionError(
+                f"`{node.name}` normalises over the batch, and one batch of {samples} samples by {batch} "
+                "has a single sample; use another `batch`"
+            )

@@ -32,11 +32,13 @@ from irgrow.growth.controller import Controller
 from irgrow.journal import Receipt
 from irgrow.network import Network, build
 from irgrow.passes.analyses.places import hidden_axes
-from irgrow.training.fitting import fitted
+from irgrow.training.fitting import check_batches, fitted
+from irgrow.training.folder import history_rows, latest, saved_steps
 from irgrow.training.settings import TrainSettings, loss_function
 from irgrow.training.watching import Report, Watcher
 
 KEPT = 2
+_EXTRA = {"step", "epoch_loss", "epoch_count", "accuracy", "history", "growth", "program", "options"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,6 @@ class Job:
         graph: The network to start from.
         settings: How to train it.
         growth: How it grows; `None` for a static network.
-        source: The text of the `grow` and `train` sections, to be written beside the grown program.
     """
 
     graph: Graph
@@ -91,6 +92,7 @@ class Run:
         settings = job.settings
         self.dtype = torch.float64 if settings.precision == "float64" else torch.float32
         self.data = fitted(job.graph, settings.data.load(settings.seed), settings.loss)
+        check_batches(job.graph, len(self.data.train[0]), settings.batch)
         self.per_epoch = -(-len(self.data.train[0]) // settings.batch)
         self.report = Report(steps=self.per_epoch * settings.epochs)
         self.epoch_loss, self.epoch_count = 0.0, 0
@@ -123,6 +125,8 @@ class Run:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.report.step:
+            if any(self.folder.iterdir()):
+                raise OptionError(f"{self.folder} is not empty; use another folder, or resume the run in it")
             (self.folder / "history.jsonl").write_text("")
             self._record({"event": "start", "step": 0, **self._size()})
         inputs, targets = (self._tensor(a) for a in self.data.train)
@@ -169,7 +173,8 @@ class Run:
         loss.backward()
         value = float(loss.detach())
         if not isfinite(value):
-            raise DataError(f"the loss of step {self.report.step + 1} is {value}; the last checkpoint is kept")
+            kept = "; the last checkpoint is kept" if saved_steps(self.folder) else ""
+            raise DataError(f"the loss of step {self.report.step + 1} is {value}{kept}")
         self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
@@ -255,9 +260,11 @@ class Run:
             "history": len(self.history),
             "growth": growth,
             "program": f"{self.job.graph}\n{self.job.sections}",
-            "options": {"device": self.device.type, "compile": self.compile, "save_every": self.save_every},
+            "options": {"device": str(self.device), "compile": self.compile, "save_every": self.save_every},
         }
         place = self.folder / "checkpoints" / f"step-{self.report.step:08d}"
+        if place.exists() and not (place / checkpoint.MANIFEST).exists():
+            shutil.rmtree(place)  # the rest of a damaged one, from which nothing can be read
         checkpoint.save(self.net, place, extra, tensors)
         for old in saved_steps(self.folder)[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
@@ -301,6 +308,9 @@ class Run:
         folder = Path(folder)
         saved = latest(folder)
         extra = saved.run["extra"]
+        if not extra.keys() >= _EXTRA:
+            raise CheckpointError(f"{folder}: its latest checkpoint is not of a run")
+        rows = history_rows(folder / "history.jsonl", extra["history"])
         program = parse_program(extra["program"])
         options = extra["options"]
         job = Job(program.graph(), program.training, program.growth)
@@ -309,9 +319,8 @@ class Run:
         checkpoint.restore(run.net, saved)
         run.report.step, run.report.accuracy = extra["step"], extra["accuracy"]
         run.epoch_loss, run.epoch_count = extra["epoch_loss"], extra["epoch_count"]
-        lines = (folder / "history.jsonl").read_text().splitlines()[: extra["history"]]
-        run.history = [json.loads(line) for line in lines]
-        (folder / "history.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        run.history = rows
+        (folder / "history.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
         if run.controller is not None:
             prefix = "run/grow/"
             recorded = {k[len(prefix) :]: v for k, v in saved.tensors.items() if k.startswith(prefix)}
@@ -327,29 +336,6 @@ def widths(graph: Graph) -> dict[str, int]:
     return {name: graph.widths[name] for name in hidden_axes(graph)}
 
 
-def saved_steps(folder: Path) -> list[Path]:
-    """Return the checkpoints of a run, oldest first."""
-    return sorted(p for p in (folder / "checkpoints").glob("step-*") if (p / checkpoint.MANIFEST).exists())
-
-
-def latest(folder: Path) -> checkpoint.Saved:
-    """Read the latest checkpoint of a run that is complete and undamaged.
-
-    Raises:
-        CheckpointError: There is none.
-    """
-    found = saved_steps(folder)
-    if not found:
-        raise CheckpointError(f"{folder}: no checkpoint to resume from")
-    for path in reversed(found):
-        try:
-            return checkpoint.read(path)
-        except CheckpointError:
-            if path == found[0]:
-                raise
-    raise CheckpointError(f"{folder}: no checkpoint to resume from")
-
-
 def checked_device(name: str) -> torch.device:
     """Return a device that is there.
 
@@ -359,7 +345,9 @@ def checked_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise OptionError(f"unknown device `{name}`; use cpu or cuda") from None
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise OptionError(f"unknown device `{name}`; use cpu or cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise OptionError("the device cuda was asked for and none is available; use --device cpu")
     return device

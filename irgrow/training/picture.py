@@ -30,8 +30,10 @@ def draw_history(history: list[dict[str, Any]], path: Path) -> bool:
         above.set_ylabel("test loss")
     above.set_title(f"{epochs[-1]['parameters']:,} parameters after {steps[-1]:,} steps")
     names = list(epochs[-1]["widths"])
+    lines = []
     for name in names[:MOST_LINES]:
-        below.step([r["step"] for r in history], [r["widths"].get(name) for r in history], where="post", label=name)
+        sizes = [row["widths"].get(name) for row in history]
+        lines += below.step([row["step"] for row in history], sizes, where="post", label=name)
     for row in history:
         if row["event"] == "rewrite":
             above.axvline(row["step"], color="0.85", linewidth=0.8, zorder=0)
@@ -40,7 +42,7 @@ def draw_history(history: list[dict[str, Any]], path: Path) -> bool:
     below.set_ylim(bottom=0)
     if names:
         more = f" (first {MOST_LINES} of {len(names)})" if len(names) > MOST_LINES else ""
-        below.legend(fontsize=8, title=f"hidden axes{more}", loc="upper left")
+        below.legend(lines, names[:MOST_LINES], fontsize=8, title=f"hidden axes{more}", loc="upper left")
     for axes in (above, below):
         axes.grid(visible=True, alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

@@ -36,8 +36,8 @@ class Adam(OptimizerSettings):
 
     lr: float = real(1e-3, low=0.0, open_low=True)
     weight_decay: float = real(0.0, low=0.0)
-    beta1: float = real(0.9, low=0.0, high=1.0)
-    beta2: float = real(0.999, low=0.0, high=1.0)
+    beta1: float = real(0.9, low=0.0, high=1.0, open_high=True)
+    beta2: float = real(0.999, low=0.0, high=1.0, open_high=True)
     eps: float = real(1e-8, low=0.0, open_low=True)
 
     def make(self, params: Iterable[Any]) -> Optimizer:
@@ -54,8 +54,8 @@ class AdamW(OptimizerSettings):
 
     lr: float = real(1e-3, low=0.0, open_low=True)
     weight_decay: float = real(0.01, low=0.0)
-    beta1: float = real(0.9, low=0.0, high=1.0)
-    beta2: float = real(0.999, low=0.0, high=1.0)
+    beta1: float = real(0.9, low=0.0, high=1.0, open_high=True)
+    beta2: float = real(0.999, low=0.0, high=1.0, open_high=True)
     eps: float = real(1e-8, low=0.0, open_low=True)
 
     def make(self, params: Iterable[Any]) -> Optimizer:
@@ -72,6 +72,10 @@ class Sgd(OptimizerSettings):
     momentum: float = real(0.0, low=0.0, high=1.0)
     weight_decay: float = real(0.0, low=0.0)
     nesterov: bool = flag(False)
+
+    def __post_init__(self) -> None:
+        if self.nesterov and not self.momentum:
+            raise OptionError("`nesterov` needs `momentum` above 0.0")
 
     def make(self, params: Iterable[Any]) -> Optimizer:
         import torch

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from irgrow import checkpoint, training
+from irgrow import checkpoint
 from irgrow.errors import CheckpointError, DataError, OptionError, UserError
 from irgrow.grammar import parse_program
-from irgrow.training.loop import KEPT, Job, Run, latest, saved_steps, widths
+from irgrow.training.folder import latest, saved_steps
+from irgrow.training.loop import KEPT, Job, Run, widths
 from irgrow.training.watching import Watcher
 
 NET = "net n(x: [2]) { return x |> h: dense(3) |> tanh |> k: dense(3) |> tanh |> dense(2) }"
@@ -67,6 +68,15 @@ class Act(Watcher):
         self.act(self.run, report)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Use one thread: networks as small as these only wait for the others."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def no_picture(monkeypatch, request):
     """Draw nothing, which takes longer than the training, but where the picture is asked about."""
@@ -90,15 +100,16 @@ def events(folder, kind):
 
 
 def files(folder):
-    """Return the bytes of everything a run leaves behind, but for how long it took."""
-    found = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+    """Return the bytes of what a run leaves behind: no times, and of its checkpoints the latest."""
+    places = [p for p in Path(folder).iterdir() if p.is_file()] + list(saved_steps(Path(folder))[-1].iterdir())
+    found = {str(p.relative_to(folder)): p.read_bytes() for p in places}
     summary = json.loads(found.pop("summary.json"))
     summary.pop("seconds")
     return {**found, "summary.json": summary}
 
 
-def same_files(a, b):
-    """Return the names of files that differ."""
+def differing(a, b):
+    """Return the names of files that two runs left behind and that are not the same."""
     a, b = files(a), files(b)
     return sorted(n for n in a.keys() | b.keys() if a.get(n) != b.get(n))
 
@@ -301,12 +312,44 @@ def whole(tmp_path_factory):
     return folder
 
 
+class Keep(Watcher):
+    """Saves after every step, where a stop would, and keeps a copy of the run's folder as it is then."""
+
+    def __init__(self, store):
+        self.store, self.run = store, None
+
+    def stopping(self):
+        self.run.save()
+        shutil.copytree(self.run.folder, self.store / str(self.run.report.step))
+        return False
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Return a function that lays down the folder of a run that saved after a step and went no further."""
+    made = {}
+
+    def lay_down(folder, variant, after):
+        if variant not in made:
+            place = made[variant] = tmp_path_factory.mktemp(f"{variant}-saved")
+            torch.manual_seed(2)
+            keep = Keep(place)
+            keep.run = Run(job(*VARIANTS[variant]), place / "run", watcher=keep)
+            keep.run.run()
+        shutil.copytree(made[variant] / str(after), folder, dirs_exist_ok=True)
+        torch.manual_seed(4711)
+        return folder
+
+    return lay_down
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_same_seed_is_the_same_run(tmp_path, whole, variant):
-    torch.manual_seed(2)
-    np.random.default_rng().random()
-    trained(tmp_path, *VARIANTS[variant])
-    assert same_files(whole(variant), tmp_path) == []
+def test_the_same_seed_is_the_same_run_however_often_it_is_saved(tmp_path, whole, saved, variant):
+    saved(tmp_path, variant, 15)
+    run = Run.resume(tmp_path)
+    assert run.report.step == run.report.steps
+    run.run()
+    assert differing(whole(variant), tmp_path) == []
     grown = len(events(tmp_path, "rewrite"))
     assert grown >= 3 if VARIANTS[variant][1] else grown == 0
 
@@ -315,8 +358,7 @@ def test_the_same_seed_is_the_same_run(tmp_path, whole, variant):
 def test_another_seed_is_another_run(tmp_path, whole, variant):
     net, growth, options = VARIANTS[variant]
     trained(tmp_path, net, growth, f"{options}  seed = 1")
-    differing = same_files(whole(variant), tmp_path)
-    assert {"history.jsonl", "checkpoints/step-00000015/model.safetensors"} <= set(differing)
+    assert {"history.jsonl", "checkpoints/step-00000015/model.safetensors"} <= set(differing(whole(variant), tmp_path))
 
 
 def test_the_seed_is_in_the_data_the_values_and_the_order(tmp_path):
@@ -331,17 +373,8 @@ def test_the_seed_is_in_the_data_the_values_and_the_order(tmp_path):
 # stopping and going on -----------------------------------------------------------------------------------------------
 
 
-def stopped(folder, variant, after, **options):
-    """Start a run and stop it after a step, then disturb what is global."""
-    _, summary = trained(folder, *VARIANTS[variant], watcher=Stop(after), **options)
-    assert summary is None
-    assert json.loads((Path(folder) / "summary.json").read_text())["finished"] is False
-    assert saved_steps(Path(folder))[-1].name == f"step-{after:08d}"
-    torch.manual_seed(4711)
-
-
 STOPS = [(v, s) for v in VARIANTS for s in (3, 4, 5)]  # before and after a rewrite in mid-epoch, at the end of an epoch
-STOPS += [("adam", s) for s in (1, 2, 7, 8, 10, 11, 12, 14, 15)]
+STOPS += [("adam", s) for s in (1, 2, 7, 8, 10, 11, 12, 14)]
 STOPS += [("noisy", s) for s in (1, 7, 8, 10, 14)]
 STOPS += [("north", s) for s in (1, 2, 6, 7, 9, 11)]
 STOPS += [("deeper", s) for s in (9, 10, 11)]
@@ -349,14 +382,32 @@ STOPS += [("stalled", s) for s in (2, 6, 8, 9, 13)]
 
 
 @pytest.mark.parametrize(("variant", "after"), STOPS)
-def test_going_on_is_bit_for_bit_the_run_that_was_not_stopped(tmp_path, whole, variant, after):
-    stopped(tmp_path, variant, after)
+def test_going_on_is_bit_for_bit_the_run_that_was_not_stopped(tmp_path, whole, saved, variant, after):
+    saved(tmp_path, variant, after)
     run = Run.resume(tmp_path)
+    assert run.report.step == after
     summary = run.run()
     assert summary["finished"] is True
-    assert same_files(whole(variant), tmp_path) == []
+    assert differing(whole(variant), tmp_path) == []
     assert run.report.step == 15
     assert len(run.net.journal) == summary["rewrites"] == len(events(tmp_path, "rewrite"))
+
+
+@pytest.mark.parametrize(("variant", "after"), [("noisy", 3), ("noisy", 5), ("north", 8), ("adam", 15)])
+def test_a_stop_is_what_a_save_is(tmp_path, whole, saved, variant, after):
+    _, summary = trained(tmp_path / "a", *VARIANTS[variant], watcher=Stop(after))
+    assert summary is None
+    assert json.loads((tmp_path / "a" / "summary.json").read_text())["finished"] is False
+    saved(tmp_path / "b", variant, after)
+    (a, b) = (latest(tmp_path / n) for n in "ab")
+    assert a.graph == b.graph
+    assert a.run == b.run
+    for one, other in ((a.params, b.params), (a.tensors, b.tensors)):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(v, other[k]) for k, v in one.items())
+    assert (tmp_path / "a" / "history.jsonl").read_bytes() == (tmp_path / "b" / "history.jsonl").read_bytes()
+    Run.resume(tmp_path / "a").run()
+    assert differing(whole(variant), tmp_path / "a") == []
 
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "static"])
@@ -370,44 +421,45 @@ def test_there_was_growth_before_and_after_those_stops(whole, variant):
         assert 4 in steps
 
 
-def test_stopping_again_and_again_changes_nothing(tmp_path, whole):
-    stopped(tmp_path, "noisy", 1)
+def test_stopping_again_and_again_changes_nothing(tmp_path, whole, saved):
+    saved(tmp_path, "noisy", 1)
     for after in (2, 3, 4, 5, 6, 9, 10, 13):
         assert Run.resume(tmp_path, Stop(after)).run() is None
         torch.manual_seed(after)
     Run.resume(tmp_path).run()
-    assert same_files(whole("noisy"), tmp_path) == []
+    assert differing(whole("noisy"), tmp_path) == []
 
 
 @pytest.mark.parametrize("after", [4, 6, 8])
 def test_saving_more_often_changes_nothing_but_the_checkpoints(tmp_path, whole, after):
     trained(tmp_path / "a", *VARIANTS["north"], save_every=3)
-    stopped(tmp_path / "b", "north", after, save_every=3)
+    assert trained(tmp_path / "b", *VARIANTS["north"], watcher=Stop(after), save_every=3)[1] is None
     run = Run.resume(tmp_path / "b")
     assert run.save_every == 3
     run.run()
-    assert same_files(tmp_path / "a", tmp_path / "b") == []
-    assert all("checkpoints" in name for name in same_files(whole("north"), tmp_path / "a"))
-    names = [p.name for p in saved_steps(tmp_path / "a")]
-    assert names == ["step-00000012", "step-00000015"]
+    assert differing(tmp_path / "a", tmp_path / "b") == []
+    assert all("checkpoints" in name for name in differing(whole("north"), tmp_path / "a"))
+    for name in "ab":
+        assert [p.name for p in saved_steps(tmp_path / name)] == ["step-00000012", "step-00000015"]
 
 
-def test_going_on_in_a_fresh_process(tmp_path, whole):
-    stopped(tmp_path, "noisy", 7)
+def test_going_on_in_a_fresh_process(tmp_path, whole, saved):
+    saved(tmp_path, "noisy", 7)
     code = (
-        "import sys, irgrow.training.picture as picture\n"
+        "import sys, torch, irgrow.training.picture as picture\n"
+        "torch.set_num_threads(1)\n"
         "picture.draw_history = lambda history, path: False\n"
         "from irgrow.training.loop import Run\n"
         "Run.resume(sys.argv[1]).run()"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code, str(tmp_path)], check=True)
-    assert same_files(whole("noisy"), tmp_path) == []
+    assert differing(whole("noisy"), tmp_path) == []
 
 
 @pytest.mark.parametrize("what", ["weight", "slot", "buffer", "rng", "schedule", "order", "loss", "nothing"])
-def test_everything_that_is_taken_up_matters(tmp_path, whole, what):
+def test_everything_that_is_taken_up_matters(tmp_path, whole, saved, what):
     """Negative control: a change of any of it shows in what the run leaves behind."""
-    stopped(tmp_path, "noisy", 7)
+    saved(tmp_path, "noisy", 7)
     run = Run.resume(tmp_path)
     with torch.no_grad():
         match what:
@@ -426,13 +478,13 @@ def test_everything_that_is_taken_up_matters(tmp_path, whole, what):
             case "loss":
                 run.epoch_loss += 1e-6
     run.run()
-    assert (same_files(whole("noisy"), tmp_path) == []) is (what == "nothing")
+    assert (differing(whole("noisy"), tmp_path) == []) is (what == "nothing")
 
 
 @pytest.mark.parametrize("what", ["recorded", "memory", "journal", "nothing"])
-def test_what_growth_remembers_matters(tmp_path, whole, what):
+def test_what_growth_remembers_matters(tmp_path, whole, saved, what):
     """Negative control for growth: what triggers have seen and how many rewrites there were."""
-    stopped(tmp_path, "north", 7)
+    saved(tmp_path, "north", 7)
     run = Run.resume(tmp_path)
     assert all(gram.count for gram in run.controller.recorded.values())
     match what:
@@ -445,7 +497,7 @@ def test_what_growth_remembers_matters(tmp_path, whole, what):
         case "journal":
             run.net.journal.counter += 1
     run.run()
-    assert (same_files(whole("north"), tmp_path) == []) is (what == "nothing")
+    assert (differing(whole("north"), tmp_path) == []) is (what == "nothing")
 
 
 def test_a_stop_saves_and_returns_nothing(tmp_path):
@@ -464,21 +516,21 @@ def test_a_finished_run_is_taken_up_and_has_nothing_to_do(tmp_path, whole):
     shutil.copytree(whole("adam"), tmp_path / "done")
     run = Run.resume(tmp_path / "done")
     assert run.run()["finished"] is True
-    assert same_files(whole("adam"), tmp_path / "done") == []
+    assert differing(whole("adam"), tmp_path / "done") == []
 
 
-def test_rows_after_the_checkpoint_are_forgotten(tmp_path, whole):
+def test_rows_after_the_checkpoint_are_forgotten(tmp_path, whole, saved):
     """A process that dies leaves rows behind that no checkpoint knows of."""
-    stopped(tmp_path, "adam", 7)
+    saved(tmp_path, "adam", 7)
     with (tmp_path / "history.jsonl").open("a") as file:
         file.write('{"event": "rewrite", "step": 8}\n{"event": "ep')
     Run.resume(tmp_path).run()
-    assert same_files(whole("adam"), tmp_path) == []
+    assert differing(whole("adam"), tmp_path) == []
 
 
 @pytest.mark.parametrize("left", [None, 0, 2])
-def test_a_history_with_rows_missing_is_an_error(tmp_path, left):
-    stopped(tmp_path, "adam", 7)
+def test_a_history_with_rows_missing_is_an_error(tmp_path, saved, left):
+    saved(tmp_path, "adam", 7)
     path = tmp_path / "history.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     assert len(lines) == 3
@@ -509,19 +561,20 @@ DAMAGE = ["flipped", "cut short", "file gone", "manifest gone"]
 
 
 @pytest.mark.parametrize("way", DAMAGE)
-@pytest.mark.parametrize("after", [7, 10])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, whole, way, after):
-    stopped(tmp_path, "noisy", after)
+@pytest.mark.parametrize("after", [8, 10])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, whole, saved, way, after):
+    saved(tmp_path, "noisy", after)
     damaged(saved_steps(tmp_path)[-1], way)
     run = Run.resume(tmp_path)
-    assert run.report.step == 5
+    assert run.report.step == after - 1
     run.run()
-    assert same_files(whole("noisy"), tmp_path) == []
+    assert differing(whole("noisy"), tmp_path) == []
+    assert [checkpoint.read(p).run["extra"]["step"] for p in saved_steps(tmp_path)] == [10, 15]
 
 
 @pytest.mark.parametrize("way", DAMAGE)
-def test_nothing_but_damaged_checkpoints_is_an_error(tmp_path, way):
-    stopped(tmp_path, "adam", 7)
+def test_nothing_but_damaged_checkpoints_is_an_error(tmp_path, saved, way):
+    saved(tmp_path, "adam", 7)
     for folder in saved_steps(tmp_path):
         damaged(folder, way)
     with pytest.raises(CheckpointError) as caught:
@@ -529,9 +582,10 @@ def test_nothing_but_damaged_checkpoints_is_an_error(tmp_path, way):
     assert str(tmp_path) in str(caught.value)
 
 
-def test_a_checkpoint_that_stood_aside_when_the_process_died_is_found(tmp_path):
-    stopped(tmp_path, "adam", 5)
-    (folder,) = saved_steps(tmp_path)
+def test_a_checkpoint_that_stood_aside_when_the_process_died_is_found(tmp_path, saved):
+    saved(tmp_path, "adam", 5)
+    older, folder = saved_steps(tmp_path)
+    shutil.rmtree(older)
     folder.rename(checkpoint._aside(folder))
     assert checkpoint.read(folder).run["extra"]["step"] == 5, "checkpoints themselves are found there"
     assert Run.resume(tmp_path).report.step == 5
@@ -576,7 +630,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(tmp_pat
     run = Run.resume(tmp_path)
     assert run.report.step == 5
     run.run()
-    assert same_files(whole("adam"), tmp_path) == []
+    assert differing(whole("adam"), tmp_path) == []
 
 
 def npz(path, value=1.0, **arrays):
@@ -668,7 +722,7 @@ def test_a_regression_goes_on_bit_for_bit(tmp_path):
     trained(tmp_path / "a", LINE, STEADY, options)
     assert trained(tmp_path / "b", LINE, STEADY, options, watcher=Stop(6))[1] is None
     Run.resume(tmp_path / "b").run()
-    assert same_files(tmp_path / "a", tmp_path / "b") == []
+    assert differing(tmp_path / "a", tmp_path / "b") == []
     assert [row["step"] for row in events(tmp_path / "b", "rewrite")] == [4, 8, 12]
 
 
@@ -716,7 +770,3 @@ def test_the_schedule_runs_over_the_whole_run(tmp_path):
     )
     wanted = [0.5 * (0.1 + 0.9 * (1 + np.cos(np.pi * i / 15)) / 2) for i in range(1, 16)]
     assert rates == pytest.approx(wanted, rel=1e-9)
-
-
-def test_training_without_torch_is_only_the_settings():
-    assert "Run" not in training.__all__
