@@ -111,6 +111,10 @@ class Journal:
         self.morphisms[entry.number] = morphism
         self.counter = entry.number + 1
 
+    def copy(self) -> Journal:
+        """Return a journal of its own with the same rewrites."""
+        return Journal(list(self.entries), dict(self.morphisms), self.counter)
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON form, without morphisms."""
         return {"counter": self.counter, "entries": [e.to_json() for e in self.entries]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import weakref
 from collections import OrderedDict
@@ -268,7 +267,7 @@ class Network(nn.Module):
             same = value.detach().clone()
             tensors[name] = nn.Parameter(same, value.requires_grad) if isinstance(value, nn.Parameter) else same
         made = Network(self.graph, tensors, self.seed)
-        made.journal = copy.copy(self.journal)
+        made.journal = self.journal.copy()
         made.train(self.training)
         memo[id(self)] = made
         return made

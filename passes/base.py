@@ -47,9 +47,11 @@ class Pass:
 
     Class attributes:
         may_leave_dead: Whether new units without gradient are allowed; no pass of irgrow does.
+        counted: Whether `at` adds as many units to the site as it is given, so that limits can cut the number.
     """
 
     may_leave_dead: ClassVar[bool] = False
+    counted: ClassVar[bool] = False
 
     def __str__(self) -> str:
         return call_text(self)

@@ -338,6 +338,15 @@ def test_hooks_and_modes_of_leaves_follow():
     assert not any(m.training for m in net.modules())
 
 
+def test_a_copy_has_a_journal_of_its_own():
+    net, _ = trained()
+    twin = copy.deepcopy(net)
+    twin.rewrite(GrowUnits("a", 2))
+    assert len(net.journal) == 0
+    with pytest.raises(RefusedError, match="nothing to undo"):
+        net.undo()
+
+
 def test_handles_of_hooks_work_after_a_rewrite():
     net, _ = trained(CNN)
     seen = []

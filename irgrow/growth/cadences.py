@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from irgrow.attributes import call_text
+from irgrow.attributes import attributes, call_text
 from irgrow.errors import OptionError
 from irgrow.ops import integer, integers, real
 from irgrow.passes import Memory
@@ -36,7 +36,16 @@ class Moment:
 
 @dataclass(frozen=True)
 class Cadence:
-    """Base of cadences; what one remembers lives in `memory`."""
+    """Base of cadences; what one remembers lives in `memory`.
+
+    Raises:
+        OptionError: An option is out of range.
+    """
+
+    def __post_init__(self) -> None:
+        for a in attributes(type(self)):
+            if problem := a.problem(getattr(self, a.name)):
+                raise OptionError(problem)
 
     def __str__(self) -> str:
         return call_text(self)

@@ -13,6 +13,7 @@ come from the forward passes that train, through hooks on the leaf modules; no p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import replace
 from math import isfinite
 from typing import Any
@@ -20,12 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from irgrow.axes import atoms
 from irgrow.errors import DataError, OptionError
 from irgrow.growth.cadences import Moment
 from irgrow.growth.rules import GrowthProgram, Rule
 from irgrow.journal import Receipt
 from irgrow.network import Network, as_inputs
-from irgrow.passes import View
+from irgrow.passes import View, plan
 from irgrow.passes.analyses.spectrum import Gram
 from irgrow.verdict import Refused
 
@@ -51,6 +53,7 @@ class Controller:
         self.recorded: dict[str, Gram] = {}
         self._hooks: list[Any] = []
         self._module: nn.Module | None = None
+        self._rewrites = net.journal.counter
         for rule in program.rules:
             rule.where.sites(net.graph)
         self._attach()
@@ -68,12 +71,18 @@ class Controller:
                 for node, window in rule.when.watches(graph, site).items():
                     wanted[node] = max(window, wanted.get(node, 0))
         leaves: dict[str, nn.Module] = self.net.module.meta["leaves"]
+        morphisms = self.net.journal.morphisms
+        recent = (morphisms[n] for n in range(self._rewrites, self.net.journal.counter) if n in morphisms)
+        edited = {atom for morphism in recent for atom in morphism.edits}
+        self._rewrites = self.net.journal.counter
         kept = {}
         for node, window in wanted.items():
             if node not in leaves:
                 raise OptionError(f"nothing can be recorded at `{node}`: it has no module of its own")
             gram = self.recorded.get(node)
-            same = gram is not None and gram.window == window and gram.units in (0, graph.size(graph.types[node].units))
+            axis = graph.types[node].units
+            same = gram is not None and gram.window == window and gram.units in (0, graph.size(axis))
+            same = same and edited.isdisjoint(a.name for a in atoms(axis))
             kept[node] = gram if same and gram is not None else Gram(graph.types[node].features, window)
         self.recorded = kept
         self._hooks = [leaves[n].register_forward_hook(self._recorder(g)) for n, g in kept.items()]
@@ -114,7 +123,7 @@ class Controller:
             DataError: The loss is not finite.
         """
         self.count += 1
-        value = float(loss.detach()) if isinstance(loss, Tensor) else loss
+        value = None if loss is None else float(loss.detach() if isinstance(loss, Tensor) else loss)
         if value is not None and not isfinite(value):
             raise DataError(f"the loss of step {self.count} is {value}; nothing was grown")
         if self._module is not self.net.module:
@@ -122,7 +131,7 @@ class Controller:
         moment = Moment(self.count, self.steps_per_epoch)
         receipts: list[Receipt] = []
         for rule in self.program.rules:
-            cadence = self.memory.setdefault(f"{rule.name}: every", {})
+            cadence = self.memory.setdefault(rule.name, {})
             if value is not None:
                 rule.every.observe(value, cadence)
             sites = rule.where.sites(self.net.graph)
@@ -143,12 +152,16 @@ class Controller:
             return
         memory = self._remembered(rule, site)
         units = rule.when.wanted(View(graph, self.count, loss, self.recorded), site, memory)
-        for limit in rule.limit if units > 0 else ():
+        for limit in rule.limit if units > 0 and rule.apply.counted else ():
             units = limit.allows(graph, site, units)
         if units <= 0:
             return
         inputs = None if batch is None else as_inputs(batch)
         wanted = rule.apply.at(site, units)
+        if rule.limit and not rule.apply.counted:  # what else it adds is known only once it is planned
+            morphism = plan(wanted, graph).morphism
+            if morphism is not None and not all(limit.permits(graph, morphism.after) for limit in rule.limit):
+                return
         receipt = self.net.rewrite(wanted, statistics=inputs, step=self.count, require=rule.require)
         if isinstance(receipt.verdict, Refused):
             self.refused[f"{rule.name}: {site}"] = receipt.verdict.reason
@@ -161,12 +174,15 @@ class Controller:
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return what it remembers: JSON and tensors."""
         tensors = {
-            f"{node}/{key}": value for node, gram in self.recorded.items() for key, value in gram.state().items()
+            f"{node}/{key}": value.clone()
+            for node, gram in self.recorded.items()
+            for key, value in gram.state().items()
         }
-        return {"count": self.count, "memory": self.memory, "refused": self.refused}, tensors
+        return deepcopy({"count": self.count, "memory": self.memory, "refused": self.refused}), tensors
 
     def load(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Take back what `state` returned, for the network as it was then."""
+        state = deepcopy(state)
         self.count, self.memory, self.refused = state["count"], state["memory"], state["refused"]
         self._attach()
         for node, gram in self.recorded.items():

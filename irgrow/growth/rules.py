@@ -14,7 +14,7 @@ import numpy as np
 from irgrow.axes import NEW, Atom
 from irgrow.cost import cost
 from irgrow.errors import OptionError, did_you_mean
-from irgrow.graph import Graph, remembered
+from irgrow.graph import NAME, Graph, remembered
 from irgrow.growth.cadences import Cadence, EverySteps
 from irgrow.passes import Pass, Trigger
 from irgrow.passes.analyses.places import editable_axes, hidden_axes
@@ -28,6 +28,10 @@ class Where:
     """
 
     items: tuple[str, ...] = ("hidden",)
+
+    def __post_init__(self) -> None:
+        if not self.items:
+            raise OptionError("`where` takes names of axes or patterns, found none")
 
     def __str__(self) -> str:
         texts = [i if "*" not in i and "?" not in i and "[" not in i else f'"{i}"' for i in self.items]
@@ -48,7 +52,7 @@ def _sites(graph: Graph, where: Where) -> tuple[str, ...]:
     for item in where.items:
         found = _matching(graph, item)
         if not found and item not in ("hidden", "editable"):
-            close = did_you_mean(item, graph.leaves)
+            close = did_you_mean(item, dict.fromkeys(["hidden", "editable", *graph.leaves, *graph.by_name]))
             raise OptionError(f"`where = {item}` matches no axis" + (f"; {close}" if close else ""))
         chosen.update(found)
     return tuple(a for a in graph.leaves if a in chosen)
@@ -91,14 +95,25 @@ class Limit:
         """Return how many of the wanted units may be added."""
         if self.quantity == "width":
             return max(0, min(units, self.most - graph.widths[site]))
-        total = cost(graph).parameters if self.quantity == "parameters" else cost(graph).macs
-        per_unit = self._per_unit(graph, site)
-        return max(0, min(units, int((self.most - total) // max(per_unit, 1))))
+        low, high, tried = 0, units, units  # a total need not be linear: an axis may be read by what makes it
+        while low < high:
+            if self._total(_wider(graph, site, tried)) <= self.most:
+                low = tried
+            else:
+                high = tried - 1
+            tried = (low + high + 1) // 2
+        return low
 
-    def _per_unit(self, graph: Graph, site: str) -> int:
-        grown = graph.resized({site: np.append(np.arange(graph.widths[site]), NEW)})
-        after, before = cost(grown), cost(graph)
-        return after.parameters - before.parameters if self.quantity == "parameters" else after.macs - before.macs
+    def permits(self, before: Graph, after: Graph) -> bool:
+        """Return whether a rewrite stays within the bound, or at least adds nothing; widths are asked site by site."""
+        return self.quantity == "width" or self._total(after) <= max(self.most, self._total(before))
+
+    def _total(self, graph: Graph) -> int:
+        return cost(graph).parameters if self.quantity == "parameters" else cost(graph).macs
+
+
+def _wider(graph: Graph, site: str, units: int) -> Graph:
+    return graph.resized({site: np.append(np.arange(graph.widths[site]), np.full(units, NEW))})
 
 
 @dataclass(frozen=True)
@@ -124,6 +139,8 @@ class Rule:
     require: str = "exact"
 
     def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise OptionError(f"the name of a rule is a word, found `{self.name}`")
         if self.require not in ("exact", "any"):
             raise OptionError(f"`require` takes exact or any, found {self.require}")
 

@@ -15,6 +15,7 @@ Source: Maile (2023), 3.1 and 6.2; Chen et al. (2016), Net2Net.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from irgrow.axes import atoms
 from irgrow.edits import Edits, Impossible, growth
@@ -44,6 +45,8 @@ class GrowUnits(Pass):
     >>> str(GrowUnits("f1", 8))
     'grow_units(f1, 8)'
     """
+
+    counted: ClassVar[bool] = True
 
     axis: str = site("")
     count: int = integer(1)

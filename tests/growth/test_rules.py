@@ -96,7 +96,7 @@ def test_unknown_names_say_what_may_be_meant(item, meant):
 def test_a_node_of_several_axes_is_none():
     with pytest.raises(OptionError, match="`where = both` matches no axis"):
         sites("both", text=CAT)
-    assert sites("h", "g", text=CAT) == ("h", "g")
+    assert sites("h", "both.g", text=CAT) == ("h", "both.g")
 
 
 def test_sites_follow_the_graph_they_are_asked_of():
@@ -219,6 +219,17 @@ def test_what_is_printed_parses_back(options):
     again = parse_program(MLP + str(program)).growth
     assert again == program
     assert str(again) == str(program)
+
+
+@pytest.mark.parametrize("name", ["two words", "", "1st", "a-b", "r {"])
+def test_a_name_that_cannot_be_written_is_refused(name):
+    with pytest.raises(OptionError, match="name"):
+        Rule(name, GrowUnits(), Schedule())
+
+
+def test_a_where_without_items_is_refused():
+    with pytest.raises(OptionError, match="where"):
+        Where(())
 
 
 def test_the_order_of_rules_is_kept():
