@@ -69,6 +69,11 @@ class _Box:
 HEIGHT, GAP_X, GAP_Y, BEND = 40.0, 24.0, 34.0, 10.0
 
 
+def _length(text: str, size: float) -> float:
+    """Return about how long a text is, rather too long than too short."""
+    return size * sum(1.0 if c in "mwMW@%" else 0.72 if c.isupper() else 0.58 for c in text)
+
+
 def _layers(graph: Graph) -> tuple[list[list[_Box]], dict[str, int]]:
     """Put every node one layer below its lowest input, and a bend into every layer an edge crosses."""
     depth: dict[str, int] = {}
@@ -77,7 +82,8 @@ def _layers(graph: Graph) -> tuple[list[list[_Box]], dict[str, int]]:
     rows: list[list[_Box]] = [[] for _ in range(max(depth.values()) + 1)]
     boxes: dict[str, _Box] = {}
     for node in graph:
-        width = 18 + 6.6 * max(len(line) for line in _label(graph, node.name))
+        name, what = _label(graph, node.name)
+        width = 18 + max(_length(name, 12), _length(what, 10))
         boxes[node.name] = _Box(node.name, width)
         rows[depth[node.name]].append(boxes[node.name])
     for node in graph:
@@ -100,11 +106,9 @@ def _centre(box: _Box) -> float:
 
 def _spread(row: list[_Box]) -> None:
     """Move boxes apart where they overlap, keeping their order and, as far as possible, their places."""
+    shift = sum(b.x for b in row) / len(row)
     for left, right in pairwise(row):
         right.x = max(right.x, left.x + left.width + GAP_X)
-    shift = sum(b.x for b in row) / len(row)
-    for right, left in pairwise(reversed(row)):
-        left.x = min(left.x, right.x - left.width - GAP_X)
     shift -= sum(b.x for b in row) / len(row)
     for box in row:
         box.x += shift

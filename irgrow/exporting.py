@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from irgrow.errors import OptionError
+from irgrow.files import replace_bytes
 from irgrow.network import Network
 from irgrow.transaction import evaluating
 
@@ -76,9 +76,7 @@ def export_onnx(net: Network, path: str | Path) -> float:
     worst = _difference(onnxruntime, buffer.getvalue(), net)
     if not worst <= ERROR_BOUND:
         raise OptionError(f"the exported file differs from the network by {worst:.3g}; nothing was written")
-    staged = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    staged.write_bytes(buffer.getvalue())
-    os.replace(staged, path)
+    replace_bytes(path, buffer.getvalue())
     return worst
 
 
@@ -99,7 +97,10 @@ def _difference(onnxruntime: Any, data: bytes, net: Network) -> float:
     """Compare the file with the network on batches of other sizes than the one it was made with."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(data, options)
+    try:
+        session = onnxruntime.InferenceSession(data, options)
+    except Exception as error:  # onnxruntime's exceptions have no common base of their own
+        raise OptionError(f"onnxruntime cannot run the exported file: {error}; nothing was written") from None
     worst = 0.0
     for batch in (1, 3):
         inputs = example_inputs(net, batch, seed=batch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 def main() -> None:
     """Run the command line."""
-    from irgrow.cli.main import main as run
+    from irgrow.cli.app import main as run
 
     run()
 

@@ -56,7 +56,8 @@ def _checked(path: Path, net: str | None, given: dict[str, Any]) -> list[dict[st
 
     program = read_program(path)
     names: list[str] = [net] if net else list(program.nets)
-    if not names and program.blocks and not program.sections:
+    own = any(block.source is program.source for block in program.blocks.values())
+    if not names and own and not program.sections:
         return [{"file": str(path), "ok": True, "text": f"{path}: ok, blocks only"}]
     rows = []
     growth, _ = program.growth, program.training

@@ -23,11 +23,12 @@ def draw(
     set_: SetOption = None,
 ) -> None:
     """Draw a network as SVG (no other program needed), or as DOT or Mermaid text."""
-    from irgrow.cli.fmt import replace_text
     from irgrow.drawing import FORMATS
+    from irgrow.files import replace_text
 
     endings = {".svg": "svg", ".dot": "dot", ".gv": "dot", ".mmd": "mermaid", ".md": "mermaid"}
-    chosen = format or endings.get(output.suffix if output else "", "svg")
+    ending = output.suffix.lower() if output else ""
+    chosen = format or endings.get(ending, ending.removeprefix(".") or "svg")
     if chosen not in FORMATS:
         raise OptionError(f"unknown format `{chosen}`; use {', '.join(FORMATS)}")
     text = FORMATS[chosen](graph_of(file, net, set_))

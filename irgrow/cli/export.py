@@ -13,7 +13,7 @@ from irgrow.cli.common import NetOption, SetOption, graph_of, is_checkpoint
 def export(
     file: Annotated[Path, typer.Argument(help="A checkpoint folder, or a program (.irg).", show_default=False)],
     output: Annotated[Path, typer.Argument(help="The ONNX file to write.", show_default=False)],
-    seed: Annotated[int, typer.Option("--seed", help="Of the initial values, for a program.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the initial values, for a program.")] = 0,
     net: NetOption = None,
     set_: SetOption = None,
 ) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from irgrow.errors import OptionError
+from irgrow.files import replace_text
 
 
 def fmt(
@@ -23,32 +22,21 @@ def fmt(
     changed = False
     for path in files:
         if str(path) == "-":
-            typer.echo(format_text(sys.stdin.read(), "<stdin>"), nl=False)
+            text = sys.stdin.read()
+            result = format_text(text, "<stdin>")
+            changed |= result != text
+            if check and result != text:
+                typer.echo("<stdin>: would be reformatted")
+            elif not check:
+                typer.echo(result, nl=False)
             continue
         text = read_text(path, str(path))
         result = format_text(text, str(path))
         if result == text:
             continue
         changed = True
-        typer.echo(f"{path}: {'would be reformatted' if check else 'reformatted'}")
         if not check:
             replace_text(path, result)
+        typer.echo(f"{path}: {'would be reformatted' if check else 'reformatted'}")
     if check and changed:
         raise typer.Exit(1)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Replace a file in one step, so that a crash leaves the old or the new one.
-
-    Raises:
-        OptionError: It cannot be written; the old one is still there.
-    """
-    staged = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        staged.write_text(text, encoding="utf-8")
-        if path.exists():
-            staged.chmod(path.stat().st_mode)
-        os.replace(staged, path)
-    except OSError as error:
-        staged.unlink(missing_ok=True)
-        raise OptionError(f"{path}: cannot be written: {(error.strerror or str(error)).lower()}") from None

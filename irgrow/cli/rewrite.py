@@ -21,7 +21,7 @@ def rewrite(
         Path | None,
         typer.Option("--output", "-o", help="Where to: a program, or for a checkpoint a folder."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of random numbers.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of random numbers.")] = 0,
     require: Annotated[str, typer.Option("--require", help="any, or exact to refuse all else.")] = "any",
     net: NetOption = None,
     set_: SetOption = None,
@@ -67,7 +67,7 @@ def _on_program(
     net: str | None,
     set_: list[str] | None,
 ) -> tuple[list[dict[str, Any]], str | None]:
-    from irgrow.cli.fmt import replace_text
+    from irgrow.files import replace_text
     from irgrow.passes import Context, plan
     from irgrow.verdict import Refused
 

@@ -40,6 +40,16 @@ def train(
     if resume is not None:
         if file is not None:
             raise OptionError("--resume goes on with the run's own program; give no other")
+        given = {
+            "--out": out,
+            "--precision": precision,
+            "--epochs": epochs,
+            "--seed": seed,
+            "--net": net,
+            "--set": set_,
+        }
+        if fixed := [name for name, value in given.items() if value not in (None, [])]:
+            raise OptionError(f"--resume goes on as the run began; {', '.join(fixed)} cannot be changed")
         run = Run.resume(resume, watcher, device)
     else:
         if file is None:
@@ -47,6 +57,8 @@ def train(
         changes = {"epochs": epochs, "seed": seed, "precision": precision}
         job = _job(file, net, set_, {k: v for k, v in changes.items() if v is not None})
         folder = out or _fresh_folder(job.graph.name)
+        if folder.exists() and not folder.is_dir():
+            raise OptionError(f"{folder} is not a folder")
         if folder.exists() and any(folder.iterdir()):
             raise OptionError(f"{folder} is not empty; give another --out, or --resume {folder}")
         run = Run(job, folder, device or "cpu", compile, watcher, save_every)

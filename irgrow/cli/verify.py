@@ -15,7 +15,7 @@ def verify(
         list[str] | None, typer.Argument(help="Passes whose verdicts are to be checked.", show_default=False)
     ] = None,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Samples of random data.")] = 4,
-    seed: Annotated[int, typer.Option("--seed", help="Of parameters and data.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of parameters and data.")] = 0,
     net: NetOption = None,
     set_: SetOption = None,
     json: JsonOption = False,

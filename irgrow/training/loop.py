@@ -123,7 +123,10 @@ class Run:
         Raises:
             DataError: The loss is not finite.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OptionError(f"{self.folder}: cannot be made: {(error.strerror or str(error)).lower()}") from None
         if not self.report.step:
             if any(self.folder.iterdir()):
                 raise OptionError(f"{self.folder} is not empty; use another folder, or resume the run in it")

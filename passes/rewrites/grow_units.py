@@ -49,7 +49,7 @@ class GrowUnits(Pass):
     counted: ClassVar[bool] = True
 
     axis: str = site("")
-    count: int = integer(1)
+    count: int = integer(1, high=1 << 24)
     init: Initializer = plan("initializer", Random())
     zero: str = word("fan_out", "fan_in", default="fan_out")
 

@@ -69,7 +69,7 @@ def test_the_other_files_are_checked_after_a_bad_one(irgrow, write):
     answer = irgrow("check", write(BAD, "bad.irg"), "gone.irg", write(TWO))
     assert answer.code == 2
     assert "net.irg: ok, net a" in answer.out
-    assert "bad.irg:2:15: error: unknown op or block `dnese`" in answer.err
+    assert "bad.irg:2:15: error: unknown operator `dnese`" in answer.err
     assert "error: gone.irg: no such file" in answer.err
 
 

@@ -46,6 +46,14 @@ def test_a_checkpoint_is_exported_with_its_own_values(folder, fine):
     np.testing.assert_allclose(computed(folder / "n.onnx", x), wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_an_export_replaces_an_older_file(folder, fine, write):
+    (folder / "n.onnx").write_text("old")
+    fine("export", write(NET), "n.onnx")
+    assert (folder / "n.onnx").read_bytes() != b"old"
+    assert sorted(os.listdir(folder)) == ["n.onnx", "net.irg"]
+
+
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
 def test_without_the_extra_the_message_says_what_to_install(mistake, write, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)

@@ -20,6 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
+    rich_markup_mode=None,
     help="A compiler for neural networks that change shape while they learn.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -54,6 +55,8 @@ def main() -> None:
         # Whoever read our output has closed it; nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        _give_up(f"error: {(error.strerror or str(error)).lower()}", 2, debug)
 
 
 def _rendered(error: ProgramError) -> str:
