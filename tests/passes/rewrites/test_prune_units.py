@@ -31,7 +31,7 @@ def test_every_tensor_on_the_axis_is_cut():
 def test_something_alive_goes():
     verdict = plan(PruneUnits("h", (0,)), parse(NET)).verdict
     assert isinstance(verdict, Changes)
-    assert verdict.reason == "`dense_1` reads 1 units that are gone"
+    assert verdict.reason == "`dense_1` reads 1 unit that is gone"
 
 
 def test_units_read_with_zero_weights_go_without_a_trace():
