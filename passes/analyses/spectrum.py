@@ -89,8 +89,8 @@ class Gram:
 
     @property
     def finite(self) -> bool:
-        """Whether all that was recorded is finite."""
-        return self.total is None or bool(torch.isfinite(self.total).all())
+        """Whether all that was recorded is finite; no entry is larger than those of the diagonal."""
+        return self.total is None or bool(torch.isfinite(self.total.diagonal()).all())
 
     @property
     def mean(self) -> Float64[Tensor, "units units"]:
@@ -115,5 +115,6 @@ class Gram:
 
 def effective_rank(gram: Gram, epsilon: float) -> int:
     """Return the number of singular values of X / sqrt(N) above epsilon (Maile 2023, 6.2.1)."""
-    mean = gram.mean
-    return positive_eigenvalues(mean - epsilon**2 * torch.eye(mean.shape[0], dtype=mean.dtype, device=mean.device))
+    shifted = gram.mean
+    shifted.diagonal().sub_(epsilon**2)
+    return positive_eigenvalues(shifted)
