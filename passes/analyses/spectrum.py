@@ -36,7 +36,7 @@ def positive_eigenvalues(matrix: Float64[Tensor, "n n"]) -> int:
 class Gram:
     """Sum of h h^T over the latest columns of a value, units first, in float64.
 
-    While the window is not full every column is taken; after that each batch replaces up to a quarter of it, so the
+    While the window is not full every column is taken; after that each batch replaces up to an eighth of it, so the
     cost of a step does not grow with the window.
 
     Args:
@@ -56,7 +56,7 @@ class Gram:
         columns = value.detach().movedim(1 + self.features, -1).flatten(0, -2)
         units = columns.shape[1]
         window = max(self.window, 2 * units)
-        room = window if self.count < window else -(-window // 4)
+        room = window if self.count < window else -(-window // 8)
         if columns.shape[0] > room:
             columns = columns[:: -(-columns.shape[0] // room)]
         wide = columns.double()
