@@ -89,6 +89,11 @@ class Network(nn.Module):
             self._watch(outputs)
         return outputs
 
+    @property
+    def shareable(self) -> fx.GraphModule | None:
+        """The lowered module, if the next one may share its code; torch compiles the same code only so many times."""
+        return self.module if self._compile is None else None
+
     def compile_with(self, **options: Any) -> Network:
         """Run through `torch.compile` with these options from now on, compiled anew after every rewrite."""
         self._compile = options

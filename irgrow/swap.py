@@ -64,7 +64,7 @@ def apply(net: Network, morphism: Morphism) -> Swap:
     """Work everything out, then swap; on any failure nothing has changed."""
     old = net.params
     new = _new_params(net, morphism, old)
-    module = registry.call("lower", morphism.after, new, _reusable(net, morphism))
+    module = registry.call("lower", morphism.after, new, _reusable(net, morphism), net.shareable)
     _take_over(net, morphism, module)
     states = [carried_state(t.optimizer, morphism, old, new, t.carry) for t in net.tracked]
     averages = [_averaged(t.average, morphism, new) for t in net.tracked]
@@ -176,7 +176,7 @@ def _averaged(average: Any, morphism: Morphism, live: Mapping[str, Tensor]) -> S
     with torch.no_grad():
         for name in morphism.touched:
             _adopt(new[name], live[name], morphism.transfers[name])
-    module = registry.call("lower", morphism.after, new, _reusable(inner, morphism))
+    module = registry.call("lower", morphism.after, new, _reusable(inner, morphism), inner.shareable)
     _take_over(inner, morphism, module)
     return Swap(inner, morphism, old, new, module)
 

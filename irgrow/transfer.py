@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
+from functools import lru_cache, partial
 from itertools import product
 from math import prod
 
@@ -15,6 +16,9 @@ from irgrow.axes import NEW, IndexMap
 from irgrow.errors import CompilerBug
 from irgrow.fills import Fill, generator
 from irgrow.morphism import Chain, Compute, Gather, Keep, Morphism, New, Select, Transfer
+
+Draws = Callable[[], np.random.Generator]
+"""Makes the generator of a tensor's random entries; most tensors have none."""
 
 
 class Kind(Enum):
@@ -53,9 +57,9 @@ def move(
         case Keep(source):
             return old[source]
         case Select():
-            return _select(transfer, old[transfer.name], shape, generator(seed, name), kind, fill)
+            return _select(transfer, old[transfer.name], shape, partial(generator, seed, name), kind, fill)
         case Gather():
-            return _gather(transfer, old[transfer.name], generator(seed, name), fill)
+            return _gather(transfer, old[transfer.name], partial(generator, seed, name), fill)
         case New():
             made = (fill or transfer.fill).draw(shape, generator(seed, name), transfer.fan_in)
             tensor = torch.from_numpy(np.asarray(made, order="C"))
@@ -70,11 +74,9 @@ def move(
     raise CompilerBug(f"unknown transfer {transfer}")
 
 
-def _select(
-    t: Select, old: Tensor, shape: tuple[int, ...], rng: np.random.Generator, kind: Kind, fill: Fill | None
-) -> Tensor:
+def _select(t: Select, old: Tensor, shape: tuple[int, ...], rng: Draws, kind: Kind, fill: Fill | None) -> Tensor:
     new = _gathered(t.maps, old)
-    fresh = [(d, np.flatnonzero(m == NEW)) for d, m in enumerate(t.maps) if m is not None and (m == NEW).any()]
+    fresh = [(d, added) for d, m in enumerate(t.maps) if m is not None and len(added := _layout(m)[1])]
     for dim in range(len(t.maps)):
         factor = t.factor(dim) if kind is Kind.VALUE else t.grad_factor(dim)
         if factor is not None and kind is not Kind.FREE:
@@ -94,7 +96,8 @@ def _gathered(maps: tuple[IndexMap | None, ...], old: Tensor) -> Tensor:
     Units that keep their order are copied in blocks, which is what appending and most pruning come to; an index is
     only gathered where it is torn.
     """
-    runs = [_runs(m, size) for m, size in zip(maps, old.shape, strict=True)]
+    whole = (((0, 0, size),) for size in old.shape)
+    runs = [w if m is None else _layout(m)[0] for m, w in zip(maps, whole, strict=True)]
     if prod(len(r) for r in runs) > _MOST_BLOCKS:
         for dim, m in enumerate(maps):
             if m is not None:
@@ -110,15 +113,20 @@ def _gathered(maps: tuple[IndexMap | None, ...], old: Tensor) -> Tensor:
     return new
 
 
-def _runs(m: IndexMap | None, size: int) -> list[tuple[int, int, int]]:
-    """Part an index map into blocks (new start, old start, length) of consecutive old entries."""
-    if m is None:
-        return [(0, 0, size)]
-    at = np.flatnonzero(m != NEW)
+def _layout(m: IndexMap) -> tuple[tuple[tuple[int, int, int], ...], IndexMap]:
+    """Part an index map into blocks (new start, old start, length) of consecutive old entries, and the new entries."""
+    return _laid_out(np.asarray(m, dtype=np.int64).tobytes())
+
+
+@lru_cache(maxsize=64)
+def _laid_out(index_map: bytes) -> tuple[tuple[tuple[int, int, int], ...], IndexMap]:
+    """Do so once: an edit gives the same map to many parameters, gradients and slots."""
+    m: IndexMap = np.frombuffer(index_map, dtype=np.int64)
+    at, added = np.flatnonzero(m != NEW), np.flatnonzero(m == NEW)
     if not at.size:
-        return []
+        return (), added
     cuts = np.flatnonzero((np.diff(at) != 1) | (np.diff(m[at]) != 1)) + 1
-    return [(int(part[0]), int(m[part[0]]), len(part)) for part in np.split(at, cuts)]
+    return tuple((int(part[0]), int(m[part[0]]), len(part)) for part in np.split(at, cuts)), added
 
 
 def _powered(factor: np.ndarray, kind: Kind) -> np.ndarray:
@@ -134,16 +142,21 @@ def _along(values: np.ndarray, dim: int, like: Tensor) -> Tensor:
 
 
 def _fill(
-    t: Select, new: Tensor, old: Tensor, fresh: list[tuple[int, IndexMap]], rng: np.random.Generator, fill: Fill | None
+    t: Select, new: Tensor, old: Tensor, fresh: list[tuple[int, IndexMap]], rng: Draws, fill: Fill | None
 ) -> None:
     """Write the new entries: random ones first, zeros last, because zero wins where two dimensions are new."""
+    draws: np.random.Generator | None = None
     jobs = [(fill or t.fills[dim], dim, added) for dim, added in fresh]
     for chosen, dim, added in sorted(jobs, key=lambda job: (job[0].is_zero, job[1])):
+        if chosen.is_zero and added[-1] - added[0] == len(added) - 1:
+            new.narrow(dim, int(added[0]), len(added)).zero_()
+            continue
         index = torch.from_numpy(added).to(new.device)
         if chosen.is_zero:
             new.index_fill_(dim, index, 0)
             continue
-        slab = chosen.slab(tuple(new.shape), dim, added, rng)
+        draws = draws or rng()
+        slab = chosen.slab(tuple(new.shape), dim, added, draws)
         if chosen.matched:
             slab = slab * _match(slab, old, dim)
         new.index_copy_(dim, index, torch.from_numpy(np.ascontiguousarray(slab)).to(new))
@@ -157,12 +170,12 @@ def _match(slab: np.ndarray, old: Tensor, dim: int) -> np.ndarray:
     return np.where(norms > 0, target / np.where(norms > 0, norms, 1.0), 1.0) if target > 0 else np.ones_like(norms)
 
 
-def _gather(t: Gather, old: Tensor, rng: np.random.Generator, fill: Fill | None) -> Tensor:
+def _gather(t: Gather, old: Tensor, rng: Draws, fill: Fill | None) -> Tensor:
     flat = old.reshape(-1)[torch.from_numpy(np.where(t.index == NEW, 0, t.index)).to(old.device)]
     added = np.flatnonzero(t.index == NEW)
     chosen = fill or t.fill
     if added.size:
-        values = torch.from_numpy(chosen.draw((added.size,), rng)).to(old) if not chosen.is_zero else 0
+        values = torch.from_numpy(chosen.draw((added.size,), rng())).to(old) if not chosen.is_zero else 0
         flat[torch.from_numpy(added).to(old.device)] = values
     return flat.reshape(t.shape)
 

@@ -338,6 +338,53 @@ def test_hooks_and_modes_of_leaves_follow():
     assert not any(m.training for m in net.modules())
 
 
+SHARED = {
+    MLP: ("a", True),
+    CNN: ("stem", True),
+    "net n(x: ids(9)[4]) { return x |> e: embedding(6) |> positions |> h: dense(5) |> relu |> dense(6) |> "
+    "dense(9, bias = false, tied = e) }": ("h", True),
+    "net n(x: [4]) { return x |> a: dense(5) |> relu |> a.b: dense(6) |> relu |> dense(2) }": ("a.b", False),
+    "net n(x: ids(9)[4]) { return x |> embedding(6) |> t: attention(heads = 2, head_dim = 3) |> dense(2) }": (
+        "t.heads",
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "site", "shared"), [(t, *how) for t, how in SHARED.items()])
+def test_code_is_shared_where_only_sizes_differ(text, site, shared):
+    net = build(text, seed=3)
+    before, code = net.module, type(net.module).forward
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(5)))
+    assert net.rewrite(GrowUnits(site, 2)).applied
+    assert net.module is not before
+    assert (type(net.module).forward is code) is shared
+    fresh = build(net.graph, seed=8)
+    fresh.load_state_dict(net.state_dict())
+    (name,) = net.graph.inputs
+    ids = net.graph.types[name].ids
+    shape = (3, *net.graph.shape(name))
+    x = torch.randint(ids, shape) if ids else torch.randn(shape)
+    assert torch.equal(net(x), fresh(x))
+    loss = net(x).square().mean()
+    loss.backward()
+    assert all(p.grad is not None for p in net.parameters())
+    assert net.rewrite(InsertLayer("relu_1") if "relu" in text else PruneUnits(site, (0,))).applied
+
+
+def test_new_layers_and_compiled_networks_have_code_of_their_own():
+    net = build(MLP)
+    code = type(net.module).forward
+    net.rewrite(InsertLayer("relu_1"))
+    assert type(net.module).forward is not code
+    net = build(MLP).compile_with(backend="eager")
+    code = type(net.module).forward
+    net.rewrite(GrowUnits("a", 2))
+    assert type(net.module).forward is not code
+
+
 def test_a_copy_has_a_journal_of_its_own():
     net, _ = trained()
     twin = copy.deepcopy(net)

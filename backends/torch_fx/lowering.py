@@ -2,7 +2,8 @@
 
 Module paths are the graph's node names, so `state_dict` has the graph's parameter names. A name that Python or
 `nn.Module` needs for itself is escaped with a trailing underscore; `module_path` gives the mapping. No width stands in
-the generated code: modules hold the sizes. Each call makes a fresh module class.
+the generated code: modules hold the sizes. So a graph that differs from an earlier one in sizes only is lowered by
+exchanging leaves (`exchanged`); any other makes a fresh module class.
 """
 
 from __future__ import annotations
@@ -146,18 +147,26 @@ def _assign(module: nn.Module, name: str, tensor: Tensor) -> None:
         module.register_buffer(name, tensor)
 
 
-def lower(graph: Graph, tensors: Mapping[str, Tensor], reuse: Mapping[str, nn.Module] | None = None) -> fx.GraphModule:
+def lower(
+    graph: Graph,
+    tensors: Mapping[str, Tensor],
+    reuse: Mapping[str, nn.Module] | None = None,
+    like: fx.GraphModule | None = None,
+) -> fx.GraphModule:
     """Lower a graph.
 
     Args:
         graph: The network.
         tensors: Every parameter (`nn.Parameter`) and buffer by full name; the module holds these very objects.
         reuse: Leaf modules of nodes that did not change, by node.
+        like: An earlier lowered module, whose code is shared if this graph needs the same.
 
     Returns:
         A GraphModule with the inputs in order; one output, or a tuple of several. Its `meta` holds `leaves`, the leaf
         module of every node that has one, and `values`, the name of the fx node that computes every node.
     """
+    if like is not None and same_code(like, graph):
+        return exchanged(like, graph, tensors, reuse or {})
     building = _Lowering(graph, tensors, reuse or {})
     values: dict[str, fx.Node] = {}
     for i, name in enumerate(graph.inputs):
@@ -173,6 +182,80 @@ def lower(graph: Graph, tensors: Mapping[str, Tensor], reuse: Mapping[str, nn.Mo
     for name in graph.params:
         building._install(name)
     module = fx.GraphModule(building.root, building.fx, class_name="Network")
+    module.meta["graph"] = graph
     module.meta["leaves"] = building.leaves
     module.meta["values"] = {name: value.name for name, value in values.items()}
     return module
+
+
+# the same code ------------------------------------------------------------------------------------------------------
+
+
+def same_code(module: fx.GraphModule, graph: Graph) -> bool:
+    """Return whether a graph differs from that of a lowered module only in what leaf modules hold."""
+    before: Graph = module.meta["graph"]
+    leaves: dict[str, nn.Module] = module.meta["leaves"]
+    if len(before) != len(graph) or before.outputs != graph.outputs or any(leaf._modules for leaf in leaves.values()):
+        return False
+    for old, new in zip(before, graph, strict=True):
+        if (old.name, old.inputs, old.tied, type(old.op)) != (new.name, new.inputs, new.tied, type(new.op)):
+            return False
+        if old.op != new.op and old.name not in leaves:
+            return False
+    return True
+
+
+class _Leaves(_Lowering):
+    """Makes the leaf module of a node and nothing else; what ops see of the rest stands for any fx node."""
+
+    def call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        return None
+
+    def method(self, name: str, *args: Any) -> Any:
+        return None
+
+    def param(self, name: str) -> Any:
+        return None
+
+    def module(self, make: Callable[[], nn.Module], *args: Any) -> Any:
+        leaf = make()
+        for spec in self.graph.specs[self.node]:
+            _assign(leaf, spec.name, self.tensors[self.graph.param_name(self.node, spec.name)])
+        self.leaves[self.node] = leaf
+
+
+def exchanged(
+    module: fx.GraphModule, graph: Graph, tensors: Mapping[str, Tensor], reuse: Mapping[str, nn.Module]
+) -> fx.GraphModule:
+    """Return a module with the code of another one and with leaves and tensors of its own where they differ."""
+    building = _Leaves(graph, tensors, reuse)
+    for node in graph:
+        if node.name not in module.meta["leaves"]:
+            continue
+        if node.name in reuse:
+            building.leaves[node.name] = reuse[node.name]
+        else:
+            building.node = node.name
+            node.op.lower(building, *((None,) * len(node.inputs)))  # type: ignore[arg-type]
+    new = {id(leaf): building.leaves[name] for name, leaf in module.meta["leaves"].items()}
+    twin = _twin(module, new)
+    assert isinstance(twin, fx.GraphModule)
+    twin.graph.owning_module = None  # the graph is shared; it must not keep one of its modules alive
+    twin.meta = {**module.meta, "graph": graph, "leaves": building.leaves}
+    for name, tensor in tensors.items():
+        if graph.params[name].owner not in building.leaves:
+            path, _, last = param_path(graph, name).rpartition(".")
+            _assign(twin.get_submodule(path), last, tensor)
+    return twin
+
+
+def _twin(part: nn.Module, leaves: Mapping[int, nn.Module]) -> nn.Module:
+    """Return a module of the same class with containers of its own and other leaves."""
+    leaf = leaves.get(id(part))
+    if leaf is not None:
+        return leaf
+    twin: nn.Module = object.__new__(type(part))
+    twin.__dict__.update(part.__dict__)
+    twin._parameters, twin._buffers = dict(part._parameters), dict(part._buffers)
+    twin._modules = {name: child and _twin(child, leaves) for name, child in part._modules.items()}
+    return twin
