@@ -93,7 +93,9 @@ def main(rounds: int = 7) -> None:
     print("independence of what is not touched: an axis of 64 beside a layer of N x N")
     times = {}
     for width in (64, 1024, 4096):
-        body = f"a: dense(64) |> relu |> b: dense({width}) |> relu |> c: dense({width}) |> dense(2)"
+        body = (
+            f"a: dense(64) |> relu |> b: dense(64) |> relu |> dense({width}) |> relu |> c: dense({width}) |> dense(2)"
+        )
         text = f"net n(x: [64]) {{ return x |> {body} }}"
         took = []
         for _ in range(rounds):
