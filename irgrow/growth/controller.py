@@ -93,7 +93,9 @@ class Controller:
             if module.training and torch.is_grad_enabled() and self._wanted():
                 gram.add(output)
 
-        return record
+        # A compiled network breaks its graph here; what is counted stays out of it.
+        disabled: Callable[[nn.Module, Any, Tensor], None] = torch.compiler.disable(record)
+        return disabled
 
     def _wanted(self) -> bool:
         """Return whether a rule may soon ask, so that what happens now matters."""

@@ -761,3 +761,16 @@ def test_the_state_is_json_and_tensors():
     assert {k.split("/")[0] for k in tensors} <= {"relu_1", "relu_2"}
     assert tensors
     assert all(isinstance(t, torch.Tensor) for t in tensors.values())
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch itself looks at it where a graph breaks
+def test_a_compiled_network_grows_as_an_eager_one_does(added):
+    eager, compiled = (Training(NorthSelectBundle(baseline="maximum").program()) for _ in range(2))
+    compiled.net.compile_with(backend="eager")
+    eager.run(3)
+    counted = len(added)
+    compiled.run(3)
+    assert counted > 0
+    assert len(added) == 2 * counted
+    assert compiled.net.graph == eager.net.graph
+    assert same_state(eager.net, compiled.net)
