@@ -1,12 +1,15 @@
 """Profiles, shape checks of annotated functions, and a clean environment for every test."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
+
+sys.path.insert(0, str(Path(__file__).parent))  # what tests share stands beside them
 
 # Only modules of array functions: beartype looks at random items of containers, through the global generator.
 _ARRAYS = [f"irgrow.passes.analyses.{name}" for name in ("candidates", "novelty", "spectrum")]

@@ -60,3 +60,9 @@ def saved(tmp_path_factory):
         return folder
 
     return lay_down
+
+
+@pytest.fixture
+def inside(tmp_path, monkeypatch):
+    """Work in an empty folder, so that files are named without one."""
+    monkeypatch.chdir(tmp_path)

@@ -1,0 +1,226 @@
+"""Refusals, failures half-way, undo, and what must be let go."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from live import CNN, MLP, batch, step, trained
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from irgrow import swap, transaction
+from irgrow.errors import CompilerBug, OptionError, ProgramError, RefusedError
+from irgrow.fills import ZERO
+from irgrow.grammar import parse
+from irgrow.invariants import check_invariants
+from irgrow.network import build
+from irgrow.passes import GrowUnits, InsertLayer, NorthSelect, PruneUnits
+from irgrow.testing.laws import same_snapshot, snapshot
+from irgrow.verdict import Changes, Exact, Refused
+
+# refusals and failures -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "pass_",
+    [
+        GrowUnits("nope", 1),
+        GrowUnits("x", 1),
+        GrowUnits("head", 1),
+        PruneUnits("a", (99,)),
+        PruneUnits("a", tuple(range(8))),
+        GrowUnits("a", 1, zero="fan_in"),
+        GrowUnits("a", 1, init=NorthSelect()),
+        InsertLayer("nope"),
+        InsertLayer("a", "dirac"),
+    ],
+    ids=str,
+)
+def test_a_refusal_changes_nothing(pass_):
+    net, _ = trained()
+    before = snapshot(net)
+    receipt = net.rewrite(pass_)
+    assert isinstance(receipt.verdict, Refused)
+    assert receipt.verdict.site is not None
+    assert not receipt.applied
+    assert same_snapshot(before, snapshot(net)) is None
+
+
+def test_the_snapshot_notices_changes():
+    """Negative control for the test above."""
+    net, opt = trained()
+    before = snapshot(net)
+    opt.state[net.params["a.weight"]]["exp_avg"][0, 0] += 1e-9
+    assert same_snapshot(before, snapshot(net)) is not None
+
+
+def test_only_exact_can_be_required():
+    net, _ = trained()
+    receipt = net.rewrite(PruneUnits("a", (0,)), require="exact")
+    assert isinstance(receipt.verdict, Refused)
+    assert "changes the function" in receipt.verdict.reason
+    assert net.graph.shape("a") == (8,)
+    assert isinstance(net.rewrite(PruneUnits("a", (0,))).verdict, Changes)
+    with pytest.raises(OptionError, match="`require` takes any or exact"):
+        net.rewrite(PruneUnits("a", (0,)), require="maybe")
+
+
+def test_an_outstanding_backward_pass_is_refused():
+    net, opt = trained()
+    loss = net(batch(net)).sum()
+    before = snapshot(net)
+    with pytest.raises(RefusedError, match="backward pass has not run"):
+        net.rewrite(GrowUnits("a", 1))
+    assert same_snapshot(before, snapshot(net)) is None
+    loss.backward()
+    assert net.rewrite(GrowUnits("a", 1)).applied, "the loss is still in scope, its backward pass has run"
+    net(batch(net))
+    gc.collect()
+    assert net.rewrite(GrowUnits("a", 1)).applied, "outputs that were dropped are not waited for"
+    with torch.no_grad():
+        kept = net(batch(net))
+    assert net.rewrite(GrowUnits("a", 1)).applied
+    assert kept is not None
+    step(net, opt)
+
+
+def test_a_gradient_that_reaches_an_old_parameter_is_an_error():
+    net, _ = trained()
+    loss = net.module(batch(net)).sum()
+    assert net.rewrite(GrowUnits("a", 1)).applied, "the module was called behind the network's back"
+    with pytest.raises(RefusedError, match="as it was before a rewrite"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("stage", ["_replace_in_optimizer", "check_invariants", "_install", "relative_error"])
+def test_a_failure_at_any_stage_restores_everything(monkeypatch, stage):
+    net, opt = trained(CNN)
+    average = AveragedModel(net)
+    net.tracked[0].average = average
+    before, averaged = snapshot(net), snapshot(average.module)
+    holder = transaction if stage == "relative_error" else swap
+    real = getattr(holder, stage)
+    calls = []
+
+    def failing(*args, **kwargs):
+        calls.append(1)
+        if stage == "_install" and len(calls) == 1:
+            return real(*args, **kwargs)
+        if stage in ("_replace_in_optimizer", "_install"):
+            real(*args, **kwargs)
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(holder, stage, failing)
+    with pytest.raises(RuntimeError, match="planted"):
+        net.rewrite(GrowUnits("stem", 2), batch=batch(net))
+    monkeypatch.undo()
+    assert same_snapshot(before, snapshot(net)) is None
+    assert same_snapshot(averaged, snapshot(average.module)) is None
+    step(net, opt)
+
+
+def test_a_wrong_proof_is_caught_by_the_measurement_and_rolled_back(monkeypatch):
+    """Plant a pass that claims to be exact by a broken prover; the batch shows it."""
+    net, _ = trained()
+    before = snapshot(net)
+    from irgrow.passes.preservation.prover import Prover
+
+    monkeypatch.setattr(Prover, "verdict", lambda self: Exact())
+    with pytest.raises(CompilerBug, match=r"was proved exact and measured .*; it was rolled back"):
+        net.rewrite(PruneUnits("a", (0, 1, 2)), batch=batch(net))
+    assert same_snapshot(before, snapshot(net)) is None
+
+
+def test_passes_as_text_and_their_mistakes():
+    net, _ = trained()
+    assert net.rewrite("grow_units(a, 2)").applied
+    with pytest.raises(ProgramError, match="unknown pass"):
+        net.rewrite("gorw_units(a, 2)")
+
+
+def test_tracking_checks_what_it_is_given():
+    net, opt = trained()
+    with pytest.raises(OptionError, match="tracked already"):
+        net.track(opt)
+    with pytest.raises(OptionError, match="none of this network's parameters"):
+        net.track(torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=1))
+    with pytest.raises(OptionError, match="`carry` takes"):
+        net.track(torch.optim.SGD(net.parameters(), lr=1), carry="guess")
+    with pytest.raises(RefusedError, match="Adafactor cannot be carried"):
+        net.track(torch.optim.Adafactor(net.parameters()))
+    with pytest.raises(RefusedError, match="LBFGS cannot be carried"):
+        net.track(torch.optim.LBFGS(net.parameters()))
+
+
+# undo ----------------------------------------------------------------------------------------------------------------
+
+
+def test_undo_restores_weights_buffers_and_slots_bitwise():
+    net, opt = trained(CNN)
+    before = snapshot(net)
+    for rewrite in (GrowUnits("stem", 3), InsertLayer("relu_1", "dirac"), GrowUnits("c1", 2)):
+        assert net.rewrite(rewrite).applied
+    for _ in range(3):
+        net.undo()
+    after = snapshot(net)
+    for key in ("objects", "module", "groups"):
+        before.pop(key)
+    assert same_snapshot(before, after) is None
+    step(net, opt)
+
+
+def test_what_was_removed_cannot_be_undone():
+    net, _ = trained()
+    with pytest.raises(RefusedError, match="nothing to undo"):
+        net.undo()
+    net.rewrite(PruneUnits("a", (1,)))
+    before = snapshot(net)
+    with pytest.raises(RefusedError, match="it removed something"):
+        net.undo()
+    assert same_snapshot(before, snapshot(net)) is None
+
+
+# resources -----------------------------------------------------------------------------------------------------------
+
+
+def test_old_modules_and_tensors_are_let_go():
+    net, opt = trained()
+    module, weight = weakref.ref(net.module), weakref.ref(net.params["a.weight"])
+    for i in range(3):
+        net.rewrite(GrowUnits("a", 1))
+        step(net, opt, i)
+    gc.collect()
+    assert module() is None
+    assert weight() is None
+
+
+def test_the_same_seed_gives_the_same_network():
+    nets = []
+    for _ in range(2):
+        torch.manual_seed(torch.seed())
+        net, opt = trained()
+        net.rewrite(GrowUnits("a", 2))
+        step(net, opt)
+        net.rewrite(GrowUnits("a", 2))
+        nets.append(net)
+    assert all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
+    rows = nets[0].params["a.weight"][8:]
+    assert not torch.equal(rows[:2], rows[2:]), "each rewrite has a seed of its own"
+
+
+def test_invariants_are_checked():
+    net, opt = trained()
+    opt.param_groups[0]["params"].append(net.params["a.bias"])
+    with pytest.raises(CompilerBug, match="in two parameter groups"):
+        check_invariants(net)
+    opt.param_groups[0]["params"].pop()
+    opt.state[net.params["a.bias"]]["exp_avg"] = torch.zeros(3)
+    with pytest.raises(CompilerBug, match="does not have its shape"):
+        check_invariants(net)
+    net2 = build(MLP)
+    net2.params["head.bias"].data = net2.params["b.bias"].data[:3]
+    with pytest.raises(CompilerBug, match="share storage"):
+        check_invariants(net2)
+    assert ZERO.is_zero
+    assert parse(MLP).name == "mlp"
