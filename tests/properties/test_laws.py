@@ -1,18 +1,18 @@
 """The laws of rewrites on random programs, each with a broken operator that must break it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from broken import Dead, Meddling, Moody, RandomFanOut, Scaled, WrongGradients, WrongOffset, WrongPruner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from irgrow.axes import NEW
 from irgrow.backends import interpret, random_params
-from irgrow.edits import Edits, Impossible, growth, removal
 from irgrow.errors import CompilerBug
-from irgrow.fills import ONES, ZERO, Constant, Normal
+from irgrow.fills import ONES, ZERO
 from irgrow.grammar import parse
 from irgrow.graph import Graph
 from irgrow.morphism import Keep, Select
@@ -38,112 +38,6 @@ from irgrow.testing.laws import (
 from irgrow.testing.numbers import NETWORK_BOUND, carried, difference, output_error, planned, random_inputs
 from irgrow.testing.rewriting import pass_of
 from irgrow.verdict import Changes, Exact
-
-# broken operators ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Grower(GrowUnits):
-    """A growing pass that does one thing wrong; negative controls derive from it."""
-
-    def rewrite(self, graph, site, context):
-        edits = growth(graph, graph.axis(site), self.count)
-        return self.spoiled(resize(graph, edits, by_role(Normal(0.5), ZERO), context.seed, "broken"), graph, edits)
-
-    def spoiled(self, morphism, graph, edits):
-        return morphism
-
-
-@dataclass(frozen=True)
-class RandomFanOut(Grower):
-    """Reads the new units with weights that are not zero."""
-
-    def spoiled(self, morphism, graph: Graph, edits: Edits):
-        return resize(graph, edits, by_role(Normal(0.5), Normal(0.5)), morphism.seed, "broken")
-
-
-@dataclass(frozen=True)
-class WrongOffset(Grower):
-    """Puts the new columns of every weight first instead of where they belong."""
-
-    def spoiled(self, morphism, graph, edits):
-        transfers = dict(morphism.transfers)
-        for name, t in transfers.items():
-            if isinstance(t, Select) and len(t.maps) > 1 and t.maps[1] is not None:
-                moved = np.concatenate([t.maps[1][t.maps[1] == NEW], t.maps[1][t.maps[1] != NEW]])
-                transfers[name] = replace(t, maps=(t.maps[0], moved, *t.maps[2:]))
-        return replace(morphism, transfers=transfers)
-
-
-@dataclass(frozen=True)
-class Scaled(Grower):
-    """Scales the old rows of a weight, forgetting that this changes the function."""
-
-    def spoiled(self, morphism, graph, edits):
-        transfers = dict(morphism.transfers)
-        for name, t in transfers.items():
-            if isinstance(t, Select) and t.maps[0] is not None:
-                factor = np.where(t.maps[0] == NEW, 1.0, 1.001)
-                rest = (None,) * (len(t.maps) - 1)
-                transfers[name] = replace(t, scale=(factor, *rest), grad=(factor, *rest))
-        return replace(morphism, transfers=transfers)
-
-
-@dataclass(frozen=True)
-class WrongGradients(Grower):
-    """Says that the gradients of carried entries are twice what they are."""
-
-    def spoiled(self, morphism, graph, edits):
-        transfers = dict(morphism.transfers)
-        for name, t in transfers.items():
-            if isinstance(t, Select) and t.maps[0] is not None:
-                transfers[name] = replace(t, grad=(np.full(len(t.maps[0]), 2.0), *(None,) * (len(t.maps) - 1)))
-        return replace(morphism, transfers=transfers)
-
-
-@dataclass(frozen=True)
-class Dead(Grower):
-    """Zero fan-in and zero fan-out: units that never learn."""
-
-    may_leave_dead = True
-
-    def spoiled(self, morphism, graph, edits):
-        return resize(graph, edits, by_role(ZERO, ZERO), morphism.seed, "broken")
-
-
-@dataclass(frozen=True)
-class Moody(Grower):
-    """Draws its numbers from the global generator."""
-
-    def spoiled(self, morphism, graph, edits):
-        fill = Constant(float(torch.rand(())))
-        return resize(graph, edits, by_role(fill, ZERO), morphism.seed, "broken")
-
-
-@dataclass(frozen=True)
-class Meddling(GrowUnits):
-    """Changes a parameter while it only ought to look, then refuses."""
-
-    def rewrite(self, graph, site, context: Context):
-        assert context.params is not None
-        with torch.no_grad():
-            next(iter(context.params.values())).view(-1)[:1].add_(1e-3)
-        raise Impossible("no")
-
-
-@dataclass(frozen=True)
-class WrongPruner(PruneUnits):
-    """Keeps the first columns of every weight instead of those of the units that stay."""
-
-    def rewrite(self, graph, site, context):
-        edits = removal(graph, graph.axis(site), self.units)
-        morphism = resize(graph, edits, by_role(ZERO, ZERO), context.seed, "broken")
-        transfers = dict(morphism.transfers)
-        for name, t in transfers.items():
-            if isinstance(t, Select) and len(t.maps) > 1 and t.maps[1] is not None:
-                transfers[name] = replace(t, maps=(t.maps[0], np.arange(len(t.maps[1])), *t.maps[2:]))
-        return replace(morphism, transfers=transfers)
-
 
 # the laws ------------------------------------------------------------------------------------------------------------
 
