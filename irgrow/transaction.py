@@ -90,11 +90,11 @@ def undo(net: Network) -> Receipt:
         raise RefusedError(f"`{entry.rewrite}` cannot be undone: {why}")
     if net.has_pending_backward:
         raise RefusedError("a forward pass was recorded and its backward pass has not run; run it before undoing")
+    verdict = registry.call("prove", inverse, net.params)
     applied = apply(net, inverse)
     applied.commit()
     net.journal.entries.pop()
     del net.journal.morphisms[entry.number]
-    verdict = registry.call("prove", inverse)
     old, new = cost(inverse.before), cost(inverse.after)
     changed = new.parameters - old.parameters, new.macs - old.macs
     seconds = time.perf_counter() - started

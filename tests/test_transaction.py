@@ -170,6 +170,15 @@ def test_undo_restores_weights_buffers_and_slots_bitwise():
     step(net, opt)
 
 
+def test_undoing_what_was_not_trained_yet_is_exact():
+    net, opt = trained()
+    net.rewrite(GrowUnits("a", 2))
+    assert net.undo().verdict == Exact()
+    net.rewrite(GrowUnits("a", 2))
+    step(net, opt)
+    assert isinstance(net.undo().verdict, Changes)
+
+
 def test_what_was_removed_cannot_be_undone():
     net, _ = trained()
     with pytest.raises(RefusedError, match="nothing to undo"):

@@ -61,9 +61,20 @@ def program(path: Path) -> Program:
     return read_program(path)
 
 
+def for_programs(path: Path, net: str | None, settings: list[str] | None) -> None:
+    """Refuse options that only programs take.
+
+    Raises:
+        OptionError: One was given for a checkpoint.
+    """
+    if net is not None or settings:
+        raise OptionError(f"--net and --set are for programs, {path} is a checkpoint")
+
+
 def graph_of(path: Path, net: str | None, settings: list[str] | None) -> Graph:
     """Return the graph of a program, or of a checkpoint."""
     if is_checkpoint(path):
+        for_programs(path, net, settings)
         from irgrow.checkpoint import read
 
         return read(path).graph

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from irgrow.cli.common import NetOption, SetOption, graph_of, is_checkpoint
+from irgrow.cli.common import NetOption, SetOption, for_programs, graph_of, is_checkpoint
 
 
 def export(
@@ -23,6 +23,7 @@ def export(
     if is_checkpoint(file):
         from irgrow.checkpoint import load
 
+        for_programs(file, net, set_)
         network = load(file)
     else:
         from irgrow.network import build

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from irgrow.cli.common import JsonOption, NetOption, SetOption, graph_of, is_checkpoint, note, print_json
+from irgrow.cli.common import JsonOption, NetOption, SetOption, for_programs, graph_of, is_checkpoint, note, print_json
 from irgrow.errors import OptionError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def rewrite(
         raise OptionError(f"--require takes any or exact, found {require}")
     parsed = [parse_pass(text) for text in passes]
     if is_checkpoint(file):
+        for_programs(file, net, set_)
         rows, text = _on_checkpoint(file, parsed, output, require)
     else:
         rows, text = _on_program(file, parsed, output, require, seed, net, set_)

@@ -66,3 +66,12 @@ def test_a_checkpoint_shows_its_network(fine, folder, lenet):
     save(net, folder / "ck")
     found = json.loads(fine("show", "ck", "--json"))
     assert {a["axis"]: a["size"] for a in found["axes"]}["f1"] == 128
+
+
+@pytest.mark.parametrize("verb", [("show", "ck"), ("rewrite", "ck", "grow_units(f1, 1)"), ("export", "ck", "x.onnx")])
+def test_options_of_programs_are_refused_for_checkpoints(mistake, folder, lenet, verb):
+    from irgrow import build, save
+
+    save(build(read(lenet)), folder / "ck")
+    for options in (("--net", "lenet"), ("--set", "classes=3")):
+        assert mistake(*verb, *options) == "error: --net and --set are for programs, ck is a checkpoint\n"
