@@ -9,7 +9,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 WORKERS ?= auto
 
-.PHONY: demo test slow check format lint types wheel bench docs clean
+.PHONY: demo test slow check format lint types wheel docs clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py

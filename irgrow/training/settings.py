@@ -47,16 +47,12 @@ class Adam(OptimizerSettings):
 
 
 @dataclass(frozen=True)
-class AdamW(OptimizerSettings):
+class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
 
     textual: ClassVar[str] = "adamw"
 
-    lr: float = real(1e-3, low=0.0, open_low=True)
     weight_decay: float = real(0.01, low=0.0)
-    beta1: float = real(0.9, low=0.0, high=1.0, open_high=True)
-    beta2: float = real(0.999, low=0.0, high=1.0, open_high=True)
-    eps: float = real(1e-8, low=0.0, open_low=True)
 
     def make(self, params: Iterable[Any]) -> Optimizer:
         import torch

@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass, field
 
 import torch
+from live import MLP
 
 from irgrow.growth import (
     GrowthProgram,
@@ -17,14 +18,6 @@ from irgrow.journal import Journal
 from irgrow.network import build
 from irgrow.passes import GrowUnits, Schedule, Trigger
 
-MLP = "net mlp(x: [6]) { return x |> a: dense(8) |> relu |> b: dense(7) |> relu |> head: dense(3) }"
-CNN = """
-net cnn(x: [2, 6, 6]) {
-  return x |> stem: conv(4, kernel = 3, padding = 1) |> bn: batchnorm |> relu
-    |> residual { c1: conv(5, kernel = 3, padding = 1) |> batchnorm |> relu |> c2: conv(4, kernel = 1) }
-    |> maxpool(2) |> flatten |> head: dense(3)
-}
-"""
 NORMED = "net normed(x: [6]) { return x |> a: dense(8) |> layernorm |> relu |> head: dense(3) }"
 SHARED = "net shared(x: [6]) { return x |> a: dense(8) |> relu |> residual { b: dense(8) |> relu } |> head: dense(3) }"
 NORTH = {"select": NorthSelectBundle, "random": NorthRandomBundle}

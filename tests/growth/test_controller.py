@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from loops import CNN, MLP, NORMED, NORTH, SHARED, Spy, Training, hooks, only, rule, same_state
+from live import CNN, MLP
+from loops import NORMED, NORTH, SHARED, Spy, Training, hooks, only, rule, same_state
 
 from irgrow.axes import NEW
 from irgrow.cost import cost

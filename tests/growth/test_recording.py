@@ -5,7 +5,8 @@ import json
 
 import pytest
 import torch
-from loops import CNN, MLP, NORTH, Spy, Training, hooks, only, rule, same_state
+from live import CNN, MLP
+from loops import NORTH, Spy, Training, hooks, only, rule, same_state
 
 from irgrow.growth import (
     Epochs,

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from live import CNN
+from loops import SHARED
 
 from irgrow.axes import NEW
 from irgrow.cost import cost
@@ -12,14 +14,6 @@ from irgrow.passes import EffectiveDimension, GrowUnits, InsertLayer, NorthSelec
 from irgrow.passes import Plateau as PlateauTrigger
 
 MLP = "net mlp(x: [6]) { return x |> fc1: dense(8) |> relu |> fc2: dense(7) |> relu |> fc3: dense(5) |> head: dense(3) }\n"
-CNN = """
-net cnn(x: [2, 6, 6]) {
-  return x |> stem: conv(4, kernel = 3, padding = 1) |> bn: batchnorm |> relu
-    |> residual { c1: conv(5, kernel = 3, padding = 1) |> batchnorm |> relu |> c2: conv(4, kernel = 1) }
-    |> maxpool(2) |> flatten |> head: dense(3)
-}
-"""
-SHARED = "net shared(x: [6]) { return x |> a: dense(8) |> relu |> residual { b: dense(8) |> relu } |> head: dense(3) }"
 CAT = "net cat(x: [4]) { return x |> h: dense(6) |> relu |> both: concat { identity ; g: dense(3) } |> dense(2) }"
 
 
