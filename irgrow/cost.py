@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from irgrow.graph import Graph, remembered
-from irgrow.ops import numel
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ class Cost:
 def cost(graph: Graph) -> Cost:
     """Count parameters and operations of a graph; nothing is allocated. Counted once for each graph."""
     owned: dict[str, list[int]] = {n.name: [0, 0] for n in graph}
-    for param in graph.params.values():
-        owned[param.owner][0 if param.spec.trainable else 1] += numel(param.spec.dims, graph.widths)
+    for name, param in graph.params.items():
+        owned[param.owner][0 if param.spec.trainable else 1] += prod(graph.param_shapes[name])
     nodes = {}
     for node in graph:
         parameters, buffers = owned[node.name]

@@ -10,12 +10,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, wraps
+from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from irgrow import registry
 from irgrow.axes import Atom, Axis, Const, IndexMap, atoms, size_of, substitute
 from irgrow.errors import Diagnostic, OptionError, ProgramError, Span, did_you_mean
-from irgrow.ops import Op, ParamSpec, Role, Signature, TensorType, numel
+from irgrow.ops import Op, ParamSpec, Role, Signature, TensorType
 from irgrow.typing import Typed, Typer
 from irgrow.unify import Why
 
@@ -236,13 +237,18 @@ class Graph:
         """For every node the full names of the parameters it uses, its own and tied ones."""
         return {n: tuple(self.param_name(n, s.name) for s in specs) for n, specs in self.specs.items()}
 
+    @cached_property
+    def param_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every parameter."""
+        return {name: tuple(map(self.size, p.spec.dims)) for name, p in self.params.items()}
+
     def param_shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a parameter."""
-        return tuple(self.size(d) for d in self.params[name].spec.dims)
+        return self.param_shapes[name]
 
     def count(self, trainable: bool = True) -> int:
         """Return the number of trainable parameters, or with `trainable=False` of all entries, buffers included."""
-        return sum(numel(p.spec.dims, self.widths) for p in self.params.values() if p.spec.trainable or not trainable)
+        return sum(prod(self.param_shapes[n]) for n, p in self.params.items() if p.spec.trainable or not trainable)
 
     # edits ----------------------------------------------------------------------------------------------------------
 
@@ -269,7 +275,17 @@ class Graph:
             for kept in ("users", "inputs", "leaves", "reach", "specs", "params", "own_params"):
                 if kept in self.__dict__:
                     graph.__dict__[kept] = self.__dict__[kept]
+            if "param_shapes" in self.__dict__:
+                graph.__dict__["param_shapes"] = graph._shapes_after(self.param_shapes, edits)
         return graph
+
+    def _shapes_after(self, shapes: Mapping[str, tuple[int, ...]], edits: Mapping[str, IndexMap]) -> Any:
+        """Return the shapes of the parameters, given those before an edit; only what it reaches is looked at again."""
+        found = dict(shapes)
+        for name, param in self.params.items():
+            if not all(self.reach[node].isdisjoint(edits) for node, _ in param.uses):
+                found[name] = tuple(map(self.size, param.spec.dims))
+        return found
 
     def to_networkx(self) -> nx.DiGraph:
         """Return a view for algorithms: one vertex per node, with its op, and one edge per input."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -49,13 +50,12 @@ def check_invariants(net: Network, left_out: set[str] | None = None) -> None:
             module is not one of the graph, or storage is shared that is not tied.
     """
     params = net.params
-    for name, value in params.items():
-        if tuple(value.shape) != net.graph.param_shape(name):
-            expected = list(net.graph.param_shape(name))
-            raise CompilerBug(f"`{name}` has shape {list(value.shape)}, the graph says {expected}")
-    named = dict(nn.Module.named_parameters(net.module))
-    trainable = {id(p) for p in params.values() if isinstance(p, nn.Parameter)}
-    if {id(p) for p in named.values()} != trainable:
+    for name, expected in net.graph.param_shapes.items():
+        if params[name].shape != expected:
+            found = list(params[name].shape)
+            raise CompilerBug(f"`{name}` has shape {found}, the graph says {list(expected)}")
+    held = {id(p) for m in net.module.modules() for p in m._parameters.values() if p is not None}
+    if held != {id(p) for p in params.values() if isinstance(p, nn.Parameter)}:
         raise CompilerBug("the names of the module and of the graph do not agree")
     storages: dict[int, str] = {}
     for name, value in params.items():
@@ -63,23 +63,23 @@ def check_invariants(net: Network, left_out: set[str] | None = None) -> None:
             other = storages.setdefault(value.untyped_storage().data_ptr(), name)
             if other != name:
                 raise CompilerBug(f"`{name}` and `{other}` share storage and are not tied")
-    _check_optimizers(net)
-    if left_out is not None and (lost := orphans(net) - left_out):
+    _check_optimizers(net, params)
+    if left_out is not None and (lost := orphans(net, params) - left_out):
         raise CompilerBug(f"`{min(lost)}` is trainable and in no parameter group")
     if check_level() >= 3:
         _check_typing(net.graph)
 
 
-def orphans(net: Network) -> set[str]:
-    """Return the trainable parameters that no tracked optimizer holds."""
+def orphans(net: Network, params: Mapping[str, Tensor]) -> set[str]:
+    """Return those of a network's parameters that are trainable and that no tracked optimizer holds."""
     if not net.tracked:
         return set()
     held = {id(p) for t in net.tracked for g in t.optimizer.param_groups for p in g["params"]}
-    return {n for n, p in net.params.items() if p.requires_grad and id(p) not in held}
+    return {n for n, p in params.items() if p.requires_grad and id(p) not in held}
 
 
-def _check_optimizers(net: Network) -> None:
-    names = {id(p): n for n, p in net.params.items()}
+def _check_optimizers(net: Network, params: Mapping[str, Tensor]) -> None:
+    names = {id(p): n for n, p in params.items()}
     seen: set[int] = set()
     for tracked in net.tracked:
         for group in tracked.optimizer.param_groups:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
+from irgrow.cost import cost
 from irgrow.morphism import Morphism
 from irgrow.verdict import Verdict
 
@@ -20,8 +22,6 @@ class Receipt:
         sites: The axes or nodes it worked on.
         error: max |y' - y| / max |y| of the outputs on the batch in evaluation mode, if one was given.
         loss: The loss on the batch before and after, if a loss was given.
-        parameters: Change of the number of trainable parameters.
-        macs: Change of the multiply-accumulate operations for one sample.
         seconds: How long it took.
         morphism: Where every parameter came from; `None` if it was refused.
     """
@@ -31,8 +31,6 @@ class Receipt:
     sites: tuple[str, ...]
     error: float | None = None
     loss: tuple[float, float] | None = None
-    parameters: int = 0
-    macs: int = 0
     seconds: float = 0.0
     morphism: Morphism | None = field(default=None, repr=False, compare=False)
 
@@ -40,6 +38,16 @@ class Receipt:
     def applied(self) -> bool:
         """Whether the network was changed."""
         return self.verdict.applies
+
+    @cached_property
+    def parameters(self) -> int:
+        """Change of the number of trainable parameters."""
+        return 0 if self.morphism is None else self.morphism.after.count() - self.morphism.before.count()
+
+    @cached_property
+    def macs(self) -> int:
+        """Change of the multiply-accumulate operations for one sample."""
+        return 0 if self.morphism is None else cost(self.morphism.after).macs - cost(self.morphism.before).macs
 
     def __str__(self) -> str:
         lines = [f"{self.rewrite}: {self.verdict}"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,7 @@ class Morphism:
     summary: str = ""
 
     def __post_init__(self) -> None:
-        missing = set(self.after.params) ^ set(self.transfers)
+        missing = self.after.params.keys() ^ self.transfers.keys()
         if missing:
             raise CompilerBug(f"a morphism must say where every new parameter comes from: {sorted(missing)}")
 
@@ -134,10 +135,10 @@ class Morphism:
         lines += [f"  {name}: {describe(t)}" for name, t in self.transfers.items() if t != Keep(name)]
         return "\n".join(lines)
 
-    @property
+    @cached_property
     def touched(self) -> tuple[str, ...]:
         """Names of the new parameters that are not kept as they are."""
-        return tuple(name for name, t in self.transfers.items() if t != Keep(name))
+        return tuple(name for name, t in self.transfers.items() if not (isinstance(t, Keep) and t.name == name))
 
     def then(self, second: Morphism) -> Morphism:
         """Return the rewrite that does this one and then another.

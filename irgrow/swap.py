@@ -69,7 +69,7 @@ def apply(net: Network, morphism: Morphism) -> Swap:
     states = [carried_state(t.optimizer, morphism, old, new, t.carry) for t in net.tracked]
     averages = [_averaged(t.average, morphism, new) for t in net.tracked]
     swap = Swap(net, morphism, old, new, module)
-    left_out = orphans(net)
+    left_out = orphans(net, old)
     adopted = {name for name, t in morphism.transfers.items() if getattr(t, "name", None) in left_out}
     try:
         _install(swap)

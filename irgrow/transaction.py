@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, fx
 
 from irgrow import registry
-from irgrow.cost import cost
 from irgrow.errors import CompilerBug, OptionError, RefusedError
 from irgrow.journal import Entry, Receipt
 from irgrow.network import Network, seed_of
@@ -74,7 +73,8 @@ def rewrite(
         net.journal.counter, str(pass_), str(planned.verdict), seed, old.digest, new.digest, new.count(), step
     )
     net.journal.add(entry, planned.morphism)
-    return _receipt(str(pass_), planned, sites, error, losses, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return Receipt(str(pass_), verdict, sites, error, losses, seconds, planned.morphism)
 
 
 def undo(net: Network) -> Receipt:
@@ -95,16 +95,8 @@ def undo(net: Network) -> Receipt:
     applied.commit()
     net.journal.entries.pop()
     del net.journal.morphisms[entry.number]
-    old, new = cost(inverse.before), cost(inverse.after)
-    changed = new.parameters - old.parameters, new.macs - old.macs
     seconds = time.perf_counter() - started
-    return Receipt(f"undo {entry.rewrite}", verdict, (), None, None, *changed, seconds, inverse)
-
-
-def _receipt(text: str, planned: Any, sites: tuple[str, ...], error: Any, losses: Any, seconds: float) -> Receipt:
-    old, new = cost(planned.morphism.before), cost(planned.morphism.after)
-    changed = new.parameters - old.parameters, new.macs - old.macs
-    return Receipt(text, planned.verdict, sites, error, losses, *changed, seconds, planned.morphism)
+    return Receipt(f"undo {entry.rewrite}", verdict, (), None, None, seconds, inverse)
 
 
 # measuring -----------------------------------------------------------------------------------------------------------

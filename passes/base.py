@@ -112,7 +112,7 @@ def plan(pass_: Pass, graph: Graph, context: Context | None = None) -> Plan:
         return Plan(Refused(impossible.reason, site, span))
     except ProgramError as error:
         return Plan(Refused(f"the result would not be well-formed: {error.diagnostics[0].message}", site, span))
-    if check_level() > 0 and (violations := verify(morphism.after)):
+    if check_level() > 0 and (violations := verify(morphism.after, graph)):
         return Plan(Refused(f"the result would not be well-formed: {violations[0].message}", site, span))
     prover = Prover(morphism, context.params)
     prover.run()

@@ -66,11 +66,18 @@ def _equal(a: IndexMap | None, b: IndexMap | None) -> bool:
     return np.array_equal(a, b)
 
 
+class _Values(dict[str, Known]):
+    """What is known of values; one that is not told apart is the old one."""
+
+    def __missing__(self, name: str) -> Known:
+        return uniform(name, SAME)
+
+
 class Prover:
     """Compares the two graphs of a morphism.
 
     Attributes:
-        known: What is known of every value of the new graph.
+        known: What is known of the values of the new graph; those it does not list are the old ones.
         wishes: New rows of makers that would have to be zero for the function to stay: node -> rows.
         eval_only: Whether random numbers differ, so that sameness holds in evaluation mode only.
     """
@@ -80,7 +87,7 @@ class Prover:
         self.before: Graph = morphism.before
         self.after: Graph = morphism.after
         self.params = params
-        self.known: dict[str, Known] = {}
+        self.known: dict[str, Known] = _Values()
         self.wishes: dict[str, set[int]] = {}
         self.eval_only = False
         self._maps: dict[Axis, IndexMap | None] = {}
@@ -153,9 +160,18 @@ class Prover:
         from irgrow.passes.preservation.rules import RULES
 
         touched = set(self.morphism.touched)
+        edits = self.morphism.edits.keys()
         for node in self.after:
-            inputs = [self.known[i] for i in node.inputs]
             old = self.old(node)
+            concerned = (
+                old is None
+                or (node is not old and node.op != old.op)
+                or not touched.isdisjoint(self.after.own_params[node.name])
+                or not self.before.reach[node.name].isdisjoint(edits)
+            )
+            if old is not None and not concerned and self._as_before(node, old):
+                continue
+            inputs = [self.known[i] for i in node.inputs]
             if old is None:
                 self.known[node.name] = fresh(self, node, inputs)
                 continue
@@ -166,13 +182,16 @@ class Prover:
                 why = next((k.why for k in inputs if k.why), f"`{node.name}` reads other values than before")
                 self.known[node.name] = uniform(node.name, ANY, why)
                 continue
-            concerned = node is not old and node.op != old.op
-            concerned |= not touched.isdisjoint(self.after.own_params[node.name])
-            concerned |= not self.before.reach[node.name].isdisjoint(self.morphism.edits)
-            if not concerned and all(k.same for k in inputs):
-                self.known[node.name] = uniform(node.name, SAME)
-                continue
             self.known[node.name] = RULES[node.op.coupling](self, node, old, inputs)
+
+    def _as_before(self, node: Node, old: Node) -> bool:
+        """Return whether a node reads the values it read, and they are what they were."""
+        if node.inputs == old.inputs and self.known.keys().isdisjoint(node.inputs):
+            return True
+        known = [self.known[i] for i in node.inputs]
+        return len(known) == len(old.inputs) and all(
+            k.same and k.base == name for k, name in zip(known, old.inputs, strict=True)
+        )
 
     def verdict(self) -> Verdict:
         """Return the conclusion about the outputs."""
