@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from irgrow.axes import Axis, size_of
 from irgrow.errors import DataError
 from irgrow.graph import Graph
-from irgrow.ops import Signature, Sizes
+from irgrow.ops import MASK, Signature, Sizes
 
 Array = NDArray[np.float64]
 
@@ -126,6 +126,10 @@ def random_params(graph: Graph, seed: int) -> dict[str, Array]:
             found[name] = np.zeros(shape)
         elif local == "running_var":
             found[name] = rng.uniform(0.5, 2.0, shape)
+        elif local == MASK:
+            found[name] = rng.choice([0.0, 1.0], shape, p=[0.3, 0.7])
+            weight = f"{param.owner}.weight"
+            found[weight] = found[weight] * found[name]
         elif local == "frequencies":
             found[name] = param.spec.init.draw(shape, rng)
         elif len(shape) == 1 and local == "weight":

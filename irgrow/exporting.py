@@ -15,7 +15,7 @@ from torch import Tensor
 from irgrow.errors import OptionError
 from irgrow.files import replace_bytes
 from irgrow.network import Network
-from irgrow.transaction import evaluating
+from irgrow.probing import evaluating
 
 ERROR_BOUND = 1e-4
 

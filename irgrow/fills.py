@@ -51,6 +51,11 @@ class Fill:
         """Whether new units are scaled to the mean norm of the old ones."""
         return False
 
+    @property
+    def averages(self) -> bool:
+        """Whether new units are the mean of the old ones."""
+        return False
+
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator, fan_in: int | None = None) -> Array:
         """Return an array of this shape."""
         raise TypeError(f"{type(self).__name__} draws nothing")
@@ -220,6 +225,20 @@ class Given(Fill):
 
 
 @dataclass(frozen=True, slots=True)
+class Mean(Fill):
+    """New units that are the mean of the old ones along their dimension; for grown tensors only."""
+
+    kind = "mean"
+
+    @property
+    def averages(self) -> bool:
+        return True
+
+    def slab(self, shape: tuple[int, ...], dim: int, new: NDArray[np.int64], rng: np.random.Generator) -> Array:
+        return np.zeros((*shape[:dim], len(new), *shape[dim + 1 :]))
+
+
+@dataclass(frozen=True, slots=True)
 class Masked(Fill):
     """Another fill, but zero in the new rows named here."""
 
@@ -241,7 +260,7 @@ class Masked(Fill):
 
 
 FILLS: dict[str, type[Fill]] = {
-    f.kind: f for f in (Constant, FanInUniform, XavierUniform, Normal, Eye, Sinusoid, Frequencies, Given, Masked)
+    f.kind: f for f in (Constant, FanInUniform, XavierUniform, Normal, Eye, Sinusoid, Frequencies, Given, Mean, Masked)
 }
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from irgrow.axes import NEW, IndexMap, compose
 from irgrow.errors import CompilerBug
-from irgrow.fills import ZERO, Fill, fill_from_json, fill_to_json
+from irgrow.fills import ZERO, Fill, Given, fill_from_json, fill_to_json
 from irgrow.graph import Graph
 
 Scale = NDArray[np.float64]
@@ -42,6 +42,9 @@ class Select:
             shares r, 1 - r scales the fan-in gradients by r, 1 - r and leaves the fan-out gradients as they are).
         fills: Per dimension what new entries along it are filled with. Where several dimensions are new at once, a
             fill that is zero wins, else the last one.
+        noise: Per dimension the size of the noise added to the copies of an entry, relative to the root mean square
+            of the tensor; over the copies of one entry it sums to zero. Values only.
+        plus: What is added to the values, such as what a bias takes over from units that go. Values only.
     """
 
     name: str
@@ -49,6 +52,8 @@ class Select:
     fills: tuple[Fill, ...]
     scale: tuple[Scale | None, ...] = ()
     grad: tuple[Scale | None, ...] = ()
+    noise: tuple[float, ...] = ()
+    plus: Compute | Given | None = None
 
     def factor(self, dim: int) -> Scale | None:
         """Return the factors along a dimension."""
@@ -69,12 +74,21 @@ class Gather:
     fill: Fill = ZERO
 
 
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """The old tensor with entries zeroed, in its slots as well: synapses that go."""
+
+    name: str
+    kept: NDArray[np.bool_]
+
+
 @dataclass(frozen=True)
 class Compute:
-    """A named rule of linear algebra over old parameters."""
+    """A named rule of linear algebra over old parameters; see `irgrow.computing`."""
 
     rule: str
     names: tuple[str, ...]
+    options: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,7 +116,7 @@ class Chain:
     steps: tuple[Step, ...]
 
 
-Transfer = Keep | Select | Gather | Compute | New | Chain
+Transfer = Keep | Select | Gather | Cut | Compute | New | Chain
 
 
 @dataclass(frozen=True)
@@ -185,8 +199,13 @@ class Morphism:
         return Morphism(self.after, self.before, transfers, edits, self.seed, f"undo: {self.summary}")
 
 
+def predecessor(t: Transfer) -> str | None:
+    """Return the old parameter whose place in an optimizer's groups a new one takes, and whether it is frozen."""
+    return t.names[0] if isinstance(t, Compute) else _source(t)
+
+
 def _source(t: Transfer) -> str | None:
-    return t.name if isinstance(t, Keep | Select | Gather) else None
+    return t.name if isinstance(t, Keep | Select | Gather | Cut) else None
 
 
 def _steps(morphism: Morphism, name: str, t: Transfer) -> tuple[Step, ...]:
@@ -215,8 +234,9 @@ def _simplified(steps: tuple[Step, ...]) -> Transfer:
 def _settled(t: Transfer) -> bool:
     """Whether a transfer draws no numbers, so that its seed does not matter."""
     if isinstance(t, Select):
-        return not any(m is not None and bool((m == NEW).any()) for m in t.maps)
-    return isinstance(t, Keep | Compute) or (isinstance(t, Gather) and not bool((t.index == NEW).any()))
+        drawn = any(t.noise) or t.plus is not None
+        return not drawn and not any(m is not None and bool((m == NEW).any()) for m in t.maps)
+    return isinstance(t, Keep | Compute | Cut) or (isinstance(t, Gather) and not bool((t.index == NEW).any()))
 
 
 def _joined(first: Select, second: Select) -> Select:
@@ -239,6 +259,8 @@ def _inverse(name: str, t: Transfer) -> Transfer | None:
     if isinstance(t, Keep):
         return Keep(name)
     if not isinstance(t, Select) or any(f is not None for f in (*t.scale, *t.grad)):
+        return None
+    if any(t.noise) or t.plus is not None:
         return None
     maps = []
     for m in t.maps:
@@ -271,7 +293,13 @@ def describe(t: Transfer) -> str:
                     continue
                 new, kept = int((m == NEW).sum()), len(m) - int((m == NEW).sum())
                 parts.append(f"dim {d}: {kept} kept" + (f", {new} new ({fills[d]})" if new else ""))
+            if t.plus is not None:
+                parts.append(f"plus {t.plus if isinstance(t.plus, Given) else describe(t.plus)}")
+            if any(t.noise):
+                parts.append(f"noise {max(t.noise):g} between copies")
             return f"from {name}, " + "; ".join(parts or ["scaled"])
+        case Cut(name, kept):
+            return f"from {name}, {int((~kept).sum())} entries zeroed"
         case Gather(name, index):
             return f"re-indexed from {name}, {int((index == NEW).sum())} new"
         case Compute(rule, names):
@@ -298,12 +326,16 @@ def transfer_to_json(t: Transfer) -> dict[str, Any]:
                 "fills": [fill_to_json(f) for f in t.fills],
                 "scale": [_list(s) for s in t.scale],
                 "grad": [_list(g) for g in t.grad],
+                "noise": list(t.noise),
+                "plus": _plus_to_json(t.plus),
             }
+        case Cut(name, kept):
+            return {"kind": "cut", "name": name, "kept": kept.tolist()}
         case Gather():
             fill = fill_to_json(t.fill)
             return {"kind": "gather", "name": t.name, "index": t.index.tolist(), "shape": list(t.shape), "fill": fill}
-        case Compute(rule, names):
-            return {"kind": "compute", "rule": rule, "names": list(names)}
+        case Compute(rule, names, options):
+            return {"kind": "compute", "rule": rule, "names": list(names), "options": dict(options)}
         case New(fill, fan_in):
             return {"kind": "new", "fill": fill_to_json(fill), "fan_in": fan_in}
         case Chain(steps):
@@ -320,12 +352,16 @@ def transfer_from_json(data: Mapping[str, Any]) -> Transfer:
             maps = tuple(None if m is None else np.array(m, dtype=np.int64) for m in data["maps"])
             fills = tuple(fill_from_json(f) for f in data["fills"])
             scale, grad = (tuple(None if s is None else np.array(s) for s in data[k]) for k in ("scale", "grad"))
-            return Select(data["name"], maps, fills, scale, grad)
+            plus = _plus_from_json(data["plus"])
+            return Select(data["name"], maps, fills, scale, grad, tuple(data["noise"]), plus)
+        case "cut":
+            return Cut(data["name"], np.array(data["kept"], dtype=bool))
         case "gather":
             index = np.array(data["index"], dtype=np.int64)
             return Gather(data["name"], index, tuple(data["shape"]), fill_from_json(data["fill"]))
         case "compute":
-            return Compute(data["rule"], tuple(data["names"]))
+            options = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in data["options"].items())
+            return Compute(data["rule"], tuple(data["names"]), options)
         case "new":
             return New(fill_from_json(data["fill"]), data["fan_in"])
         case "chain":
@@ -333,6 +369,18 @@ def transfer_from_json(data: Mapping[str, Any]) -> Transfer:
                 tuple(Step(transfer_from_json(t), seed, name, tuple(shape)) for t, seed, name, shape in data["steps"])
             )
     raise CompilerBug(f"unknown transfer {data['kind']!r}")
+
+
+def _plus_to_json(plus: Compute | Given | None) -> dict[str, Any] | None:
+    if plus is None:
+        return None
+    return fill_to_json(plus) if isinstance(plus, Given) else transfer_to_json(plus)
+
+
+def _plus_from_json(data: Mapping[str, Any] | None) -> Any:
+    if data is None:
+        return None
+    return fill_from_json(data) if data["kind"] == "given" else transfer_from_json(data)
 
 
 def _list(values: NDArray[Any] | None) -> list[Any] | None:

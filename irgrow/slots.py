@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from irgrow.axes import NEW
 from irgrow.errors import RefusedError
 from irgrow.fills import ZERO
-from irgrow.morphism import Chain, Gather, Keep, Morphism, New, Select, Transfer
+from irgrow.morphism import Chain, Cut, Gather, Keep, Morphism, New, Select, Transfer
 from irgrow.transfer import Kind, move
 
 
@@ -100,7 +100,7 @@ def _slot(key: str, value: Any, param: Tensor, slots: Mapping[str, Kind], optimi
 def _source(t: Transfer) -> str | None:
     """Return the old parameter whose state a new one continues."""
     match t:
-        case Keep(name) | Select(name) | Gather(name):
+        case Keep(name) | Select(name) | Gather(name) | Cut(name):
             return name
         case Chain(steps):
             return _source(steps[0].transfer)
@@ -110,6 +110,12 @@ def _source(t: Transfer) -> str | None:
 
 def _warmed(moved: Tensor, transfer: Transfer) -> Tensor:
     """Set new entries to the mean over the old units beside them, along each dimension in turn."""
+    if isinstance(transfer, Gather):
+        new = torch.from_numpy(transfer.index == NEW).to(moved.device).reshape(moved.shape)
+        alive = ~new & (moved != 0)  # what is cut off has no moments
+        if new.any() and alive.any():
+            moved[new] = moved[alive].mean()
+        return moved
     if not isinstance(transfer, Select):
         return moved
     for dim, m in enumerate(transfer.maps):

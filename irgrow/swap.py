@@ -19,7 +19,7 @@ from irgrow.axes import NEW
 from irgrow.errors import RefusedError
 from irgrow.fills import ZERO
 from irgrow.invariants import check_invariants, orphans
-from irgrow.morphism import Gather, Keep, Morphism, Select
+from irgrow.morphism import Cut, Gather, Keep, Morphism, Select, predecessor
 from irgrow.network import Network
 from irgrow.slots import carried_state, place_new
 from irgrow.transfer import Kind, carried_params, move
@@ -97,11 +97,11 @@ def _new_params(net: Network, morphism: Morphism, old: Mapping[str, Tensor]) -> 
         transfer = morphism.transfers[name]
         if isinstance(transfer, Keep) or not morphism.after.params[name].spec.trainable:
             continue
-        source = old.get(transfer.name) if isinstance(transfer, Select | Gather) else None
+        source = old.get(predecessor(transfer) or "")
         parameter = nn.Parameter(tensor, requires_grad=source.requires_grad if source is not None else True)
         if source is not None:
             parameter.__dict__.update(source.__dict__)
-            if source.grad is not None and isinstance(transfer, Select | Gather):
+            if source.grad is not None and isinstance(transfer, Select | Gather | Cut):  # others have none
                 shape = tuple(tensor.shape)
                 with torch.no_grad():
                     parameter.grad = move(
@@ -214,8 +214,7 @@ def _replace_in_optimizer(optimizer: Optimizer, swap: Swap, states: Mapping[str,
         new = swap.new[name]
         if not isinstance(new, nn.Parameter):
             continue
-        source = getattr(swap.morphism.transfers[name], "name", None)
-        old = swap.old.get(source) if source else None
+        old = swap.old.get(predecessor(swap.morphism.transfers[name]) or "")
         if old is None and adopts:
             group = place_new(optimizer, new)
             group["params"].append(new)

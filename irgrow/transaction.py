@@ -9,17 +9,17 @@ everything is put back.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from irgrow import registry
 from irgrow.errors import CompilerBug, OptionError, RefusedError
 from irgrow.journal import Entry, Receipt
 from irgrow.network import Network, seed_of
+from irgrow.probing import Probed, evaluating, probe
 from irgrow.swap import apply
 from irgrow.verdict import Exact, Refused
 
@@ -46,7 +46,8 @@ def rewrite(
             "run backward, or drop the outputs and the loss, before rewriting"
         )
     seed = seed_of(net.seed, net.journal.counter, pass_)
-    context = registry.lookup("context")(net.params, seed, _statistics(net, pass_, recorded))
+    probed = _probed(net, pass_, recorded, loss)
+    context = registry.lookup("context")(net.params, seed, probed.values, probed.gradients, probed.signals)
     planned = registry.call("plan", pass_, net.graph, context)
     sites = (pass_.site,)
     verdict = planned.verdict
@@ -102,19 +103,6 @@ def undo(net: Network) -> Receipt:
 # measuring -----------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def evaluating(net: Network) -> Iterator[None]:
-    """Run a network in evaluation mode without gradients; the mode of every submodule is put back."""
-    modes = [(m, m.training) for m in net.modules()]
-    net.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def _outputs(net: Network, batch: tuple[Tensor, ...] | None, loss: Callable[..., Tensor] | None) -> Any:
     if batch is None:
         return None
@@ -145,26 +133,9 @@ def _check_error(net: Network, verdict: Any, error: float, text: str, seed: int)
         )
 
 
-def _statistics(net: Network, pass_: Any, batch: tuple[Tensor, ...] | None) -> dict[str, Tensor]:
-    """Record on the batch what the pass asks for."""
-    needed = registry.call("needs", pass_, net.graph)
-    if batch is None or not needed:
-        return {}
-    return capture(net, batch, needed)
-
-
-def capture(net: Network, batch: tuple[Tensor, ...], nodes: tuple[str, ...]) -> dict[str, Tensor]:
-    """Return the values of nodes on a batch, in evaluation mode."""
-    wanted = {net.module.meta["values"][name]: name for name in nodes}
-    found: dict[str, Tensor] = {}
-
-    class Recorder(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            value = super().run_node(n)
-            if n.name in wanted:
-                found[wanted[n.name]] = value.detach()
-            return value
-
-    with evaluating(net):
-        Recorder(net.module).run(*batch)
-    return found
+def _probed(net: Network, pass_: Any, batch: tuple[Tensor, ...] | None, loss: Callable[..., Tensor] | None) -> Probed:
+    """Record on the batch what the pass asks for; gradients if it wants them and there is a loss."""
+    nodes, gradients = registry.call("needs", pass_, net.graph)
+    if batch is None or not (nodes or gradients):
+        return Probed()
+    return probe(net.graph, net.module, net.params, batch, nodes, loss if gradients else None)

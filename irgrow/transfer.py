@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from irgrow.axes import NEW, IndexMap
+from irgrow.computing import compute
 from irgrow.errors import CompilerBug
-from irgrow.fills import Fill, generator
-from irgrow.morphism import Chain, Compute, Gather, Keep, Morphism, New, Select, Transfer
+from irgrow.fills import Fill, Given, generator
+from irgrow.morphism import Chain, Compute, Cut, Gather, Keep, Morphism, New, Select, Transfer
 
 Draws = Callable[[], np.random.Generator]
 """Makes the generator of a tensor's random entries; most tensors have none."""
@@ -57,15 +58,22 @@ def move(
         case Keep(source):
             return old[source]
         case Select():
-            return _select(transfer, old[transfer.name], shape, partial(generator, seed, name), kind, fill)
+            made = _select(transfer, old[transfer.name], shape, partial(generator, seed, name), kind, fill)
+            if transfer.plus is not None and kind is Kind.VALUE:
+                plus = transfer.plus
+                more = torch.from_numpy(plus.values) if isinstance(plus, Given) else _computed(plus, old)
+                made = made + more.to(made)
+            return made
         case Gather():
             return _gather(transfer, old[transfer.name], partial(generator, seed, name), fill)
         case New():
-            made = (fill or transfer.fill).draw(shape, generator(seed, name), transfer.fan_in)
-            tensor = torch.from_numpy(np.asarray(made, order="C"))
+            drawn = (fill or transfer.fill).draw(shape, generator(seed, name), transfer.fan_in)
+            tensor = torch.from_numpy(np.asarray(drawn, order="C"))
             return tensor if like is None else tensor.to(like)
-        case Compute(rule):
-            raise CompilerBug(f"no rule `{rule}`")
+        case Cut(source, kept):
+            return old[source] * torch.from_numpy(kept).to(old[source].device)
+        case Compute():
+            return _computed(transfer, old)
         case Chain(steps):
             tensors = dict(old)
             for s in steps:
@@ -81,9 +89,33 @@ def _select(t: Select, old: Tensor, shape: tuple[int, ...], rng: Draws, kind: Ki
         factor = t.factor(dim) if kind is Kind.VALUE else t.grad_factor(dim)
         if factor is not None and kind is not Kind.FREE:
             new = new * _along(_powered(factor, kind), dim, new)
+    if kind is Kind.VALUE and any(t.noise):
+        new = _parted(t, new, old, rng)
     _fill(t, new, old, fresh, rng, fill)
     if shape and tuple(new.shape) != shape:
         raise CompilerBug(f"`{t.name}` was to have shape {list(shape)}, its maps give {list(new.shape)}")
+    return new
+
+
+def _computed(t: Compute, old: Mapping[str, Tensor]) -> Tensor:
+    return compute(t.rule, t.names, t.options, old)
+
+
+def _parted(t: Select, new: Tensor, old: Tensor, rng: Draws) -> Tensor:
+    """Add noise to the copies of an entry; it sums to zero over the copies of one."""
+    rms = float(old.double().pow(2).mean().sqrt()) if old.numel() else 0.0
+    draws = rng()
+    for dim, (size, m) in enumerate(zip(t.noise, t.maps, strict=True)):
+        if not size or m is None:
+            continue
+        noise = np.zeros(tuple(new.shape))
+        for unit in np.unique(m[m != NEW]):
+            copies = np.flatnonzero(m == unit)
+            if len(copies) > 1:
+                place = (slice(None),) * dim + (copies,)
+                part = draws.normal(0.0, size * rms, noise[place].shape)
+                noise[place] = part - part.mean(dim, keepdims=True)
+        new = new + torch.from_numpy(noise).to(new)
     return new
 
 
@@ -157,6 +189,8 @@ def _fill(
             continue
         draws = draws or rng()
         slab = chosen.slab(tuple(new.shape), dim, added, draws)
+        if chosen.averages:
+            slab = np.broadcast_to(old.detach().double().mean(dim, keepdim=True).cpu().numpy(), slab.shape)
         if chosen.matched:
             slab = slab * _match(slab, old, dim)
         new.index_copy_(dim, index, torch.from_numpy(np.ascontiguousarray(slab)).to(new))
@@ -204,7 +238,9 @@ def carried_params(morphism: Morphism, old: Mapping[str, Tensor]) -> dict[str, T
 
 def _template(transfer: Transfer, old: Mapping[str, Tensor], like: Tensor) -> Tensor:
     """Return an old tensor whose device and precision a new one takes."""
-    if isinstance(transfer, Select | Gather):
+    if isinstance(transfer, Select | Gather | Cut):
         return old[transfer.name]
+    if isinstance(transfer, Compute):
+        return old[transfer.names[0]]
     floats = (t for t in old.values() if t.is_floating_point())
     return next(floats, like)

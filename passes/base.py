@@ -29,12 +29,16 @@ class Context:
     Args:
         params: Parameters and buffers by full name; `None` if there are none yet.
         seed: What the random numbers of this rewrite are derived from.
-        statistics: What a probe recorded, by the name of the node it was recorded at.
+        statistics: What a probe recorded, by the name of the node it was recorded at, batch first.
+        gradients: Gradient of the loss by parameter, of masked weights as if all were on; `None` without a loss.
+        signals: Gradient of the loss by the values in `statistics`; `None` without a loss.
     """
 
     params: Mapping[str, Any] | None = None
     seed: int = 0
     statistics: Mapping[str, Any] = field(default_factory=dict)
+    gradients: Mapping[str, Any] | None = None
+    signals: Mapping[str, Any] | None = None
 
     def generator(self, *names: object) -> np.random.Generator:
         """Return a generator of its own for whatever the names say."""
@@ -76,6 +80,10 @@ class Pass:
     def needs(self, graph: Graph, site: str) -> tuple[str, ...]:
         """Return the nodes whose values on a batch the rewrite wants in `context.statistics`."""
         return ()
+
+    def wants_gradients(self, graph: Graph, site: str) -> bool:
+        """Return whether the rewrite wants `context.gradients` and `context.signals`."""
+        return False
 
     def rewrite(self, graph: Graph, site: str, context: Context) -> Morphism:
         """Return what happens to the graph and to every parameter.
@@ -121,8 +129,8 @@ def plan(pass_: Pass, graph: Graph, context: Context | None = None) -> Plan:
     return Plan(prover.verdict(), morphism)
 
 
-def needs(pass_: Pass, graph: Graph) -> tuple[str, ...]:
-    """Return the nodes whose values a pass wants recorded; none where it does not apply."""
+def needs(pass_: Pass, graph: Graph) -> tuple[tuple[str, ...], bool]:
+    """Return the nodes whose values a pass wants recorded and whether it wants gradients; nothing if it is refused."""
     if pass_.match(graph, pass_.site) is not None:
-        return ()
-    return tuple(dict.fromkeys(pass_.needs(graph, pass_.site)))
+        return (), False
+    return tuple(dict.fromkeys(pass_.needs(graph, pass_.site))), pass_.wants_gradients(graph, pass_.site)

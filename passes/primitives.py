@@ -13,7 +13,7 @@ from irgrow.edits import Impossible
 from irgrow.fills import ZERO, Fill
 from irgrow.graph import Graph, Node, Param, rebuilt
 from irgrow.morphism import Keep, Morphism, New, Select, Transfer
-from irgrow.ops import Role, numel
+from irgrow.ops import MASK, Role, numel
 
 FillOf = Callable[[Param, int], Fill]
 
@@ -73,7 +73,7 @@ def by_role(makes: Fill, reads: Fill, bias: Fill = ZERO, chosen: Mapping[str, Fi
 
     def fill(param: Param, dim: int) -> Fill:
         roles = param.roles(dim)
-        if Role.PER_UNIT in roles:
+        if Role.PER_UNIT in roles or param.spec.name == MASK:
             return param.spec.neutral
         made = (chosen or {}).get(param.name, bias if len(param.spec.dims) == 1 else makes)
         if roles == {Role.READS} or (Role.READS in roles and reads.is_zero):

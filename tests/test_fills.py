@@ -16,6 +16,7 @@ from irgrow.fills import (
     Frequencies,
     Given,
     Masked,
+    Mean,
     Normal,
     Sinusoid,
     XavierUniform,
@@ -35,6 +36,7 @@ EXAMPLES = [
     Sinusoid(units=8),
     Frequencies(pairs=3),
     Given(np.arange(6.0).reshape(2, 3)),
+    Mean(),
     Masked(XavierUniform(match=True), (1, 3)),
 ]
 

@@ -20,7 +20,7 @@ from irgrow.graph import Graph
 from irgrow.ops import Signature
 from irgrow.ops.leaves import ChannelShuffle, DotProductAttention, Pad, Part
 
-_LOCAL = frozenset({"weight", "bias", "running_mean", "running_var", "num_batches_tracked", "frequencies"})
+_LOCAL = frozenset({"weight", "bias", "running_mean", "running_var", "num_batches_tracked", "frequencies", "mask"})
 
 
 @lru_cache(maxsize=1)

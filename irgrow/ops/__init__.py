@@ -23,6 +23,7 @@ from irgrow.ops.activations import ACTIVATIONS, Activate, Activation, LeakyReLU,
 from irgrow.ops.arithmetic import Add, Mul
 from irgrow.ops.attention import DotProductAttention
 from irgrow.ops.base import (
+    MASK,
     Coupling,
     Facts,
     Op,
@@ -132,6 +133,7 @@ __all__ = [
     "integers",
     "LayerNorm",
     "LeakyReLU",
+    "MASK",
     "MaxPool",
     "Mul",
     "numel",

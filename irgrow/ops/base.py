@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from irgrow.attributes import attributes
 from irgrow.axes import ONE, Axis, Const, size_of
 from irgrow.errors import Diagnostic, Note, Span
-from irgrow.fills import ZERO, Fill
+from irgrow.fills import ONES, ZERO, Fill
 from irgrow.unify import Axes, SizeConflict, Why
 
 if TYPE_CHECKING:
@@ -105,6 +105,15 @@ class ParamSpec:
     neutral: Fill = ZERO
     trainable: bool = True
     integer: bool = False
+
+
+MASK = "mask"
+"""The name of the buffer that says which entries of a masked weight are on (1) and off (0)."""
+
+
+def mask_of(weight: ParamSpec) -> ParamSpec:
+    """Return the mask of a weight: a buffer of its shape that starts with everything on."""
+    return ParamSpec(MASK, weight.dims, weight.roles, ONES, ONES, trainable=False)
 
 
 class Coupling(Enum):

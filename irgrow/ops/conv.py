@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from operator import mul
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from irgrow.attributes import flag, integer, width, window
 from irgrow.axes import ONE, Axis, Const, prod
 from irgrow.fills import FanInUniform
 from irgrow.ops.base import (
+    MASK,
     Array,
     Coupling,
     Evaluation,
@@ -25,6 +27,7 @@ from irgrow.ops.base import (
     Sizes,
     TensorType,
     Typing,
+    mask_of,
     numel,
     spatial,
 )
@@ -75,6 +78,7 @@ class _Sliding(Op):
     """What plain and depthwise convolutions share."""
 
     bias: bool
+    masked: bool
 
     def _groups(self, s: Signature) -> Axis:
         raise NotImplementedError
@@ -88,13 +92,13 @@ class _Sliding(Op):
         makes = s.output.units
         weight = ParamSpec("weight", (makes, reads, *kernel), (*roles, *(Role.FIXED,) * rank), FanInUniform())
         bias = ParamSpec("bias", (makes,), roles[:1], FanInUniform())
-        return (weight, bias) if self.bias else (weight,)
+        return (weight, *((bias,) if self.bias else ()), *((mask_of(weight),) if self.masked else ()))
 
     def macs(self, s: Signature, sizes: Sizes) -> int:
         return numel(self.params(s)[0].dims, sizes) * spatial(s.output, sizes)
 
     def evaluate(self, e: Evaluation, *inputs: Array) -> Array:
-        (x,), weight = inputs, e.param("weight")
+        (x,), weight = inputs, e.param("weight") * e.param(MASK) if self.masked else e.param("weight")
         rank, fan_out, reads = x.ndim - 2, weight.shape[0], weight.shape[1]
         windows, groups = self._windows(rank), e.size(self._groups(e.signature))
         by_group = weight.reshape(groups, fan_out // groups, reads, -1)
@@ -110,6 +114,8 @@ class _Sliding(Op):
         from torch import nn
         from torch.nn import functional as F
 
+        from irgrow.ops.leaves import MaskedConv1d, MaskedConv2d
+
         s = b.signature
         rank, bias = s.output.rank - 1, self.bias
         kernel, stride, padding, dilation = self._windows(rank).values()
@@ -117,8 +123,10 @@ class _Sliding(Op):
         if b.borrows():
             convolve = F.conv1d if rank == 1 else F.conv2d
             shift = b.param("bias") if bias else None
-            return b.call(convolve, inputs[0], b.param("weight"), shift, stride, padding, dilation, groups)
-        layer: Any = nn.Conv1d if rank == 1 else nn.Conv2d
+            weight = b.call(mul, b.param("weight"), b.param(MASK)) if self.masked else b.param("weight")
+            return b.call(convolve, inputs[0], weight, shift, stride, padding, dilation, groups)
+        kinds: tuple[Any, Any] = (MaskedConv1d, MaskedConv2d) if self.masked else (nn.Conv1d, nn.Conv2d)
+        layer = kinds[rank - 1]
         fan_in, fan_out = b.size(s.inputs[0].units), b.size(s.output.units)
         options = kernel, stride, padding, dilation, groups, bias
         return b.module(lambda: layer(fan_in, fan_out, *options, device="meta"), *inputs)
@@ -138,6 +146,7 @@ class Conv(_Sliding):
     dilation: Window = window(1)
     groups: Axis = width(ONE)
     bias: bool = flag(True)
+    masked: bool = flag(False)
 
     def _groups(self, s: Signature) -> Axis:
         return s.axes["groups"]
@@ -172,6 +181,7 @@ class Depthwise(_Sliding):
     dilation: Window = window(1)
     multiplier: int = integer(1)
     bias: bool = flag(True)
+    masked: bool = flag(False)
 
     @property
     def facts(self) -> Facts:
@@ -193,5 +203,5 @@ class Depthwise(_Sliding):
         return TensorType((units, *slide(t, x, self.kind, self._windows(x.rank - 1))))
 
     def params(self, s: Signature) -> tuple[ParamSpec, ...]:
-        weight, *bias = self._filter(s, (Role.PER_UNIT, Role.FIXED), ONE)
-        return (replace(weight, neutral=FanInUniform()), *bias)
+        weight, *rest = self._filter(s, (Role.PER_UNIT, Role.FIXED), ONE)
+        return (replace(weight, neutral=FanInUniform()), *rest)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -65,6 +67,48 @@ class ChannelShuffle(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the shuffled value, channels first."""
         return x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
+class MaskedLinear(nn.Linear):
+    """A dense layer whose weight is multiplied by a mask."""
+
+    mask: Tensor
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.register_buffer("mask", torch.ones_like(self.weight, requires_grad=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output."""
+        return F.linear(x, self.weight * self.mask, self.bias)
+
+
+class MaskedConv1d(nn.Conv1d):
+    """A convolution whose weight is multiplied by a mask."""
+
+    mask: Tensor
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.register_buffer("mask", torch.ones_like(self.weight, requires_grad=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output."""
+        return self._conv_forward(x, self.weight * self.mask, self.bias)
+
+
+class MaskedConv2d(nn.Conv2d):
+    """A convolution whose weight is multiplied by a mask."""
+
+    mask: Tensor
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.register_buffer("mask", torch.ones_like(self.weight, requires_grad=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output."""
+        return self._conv_forward(x, self.weight * self.mask, self.bias)
 
 
 class DotProductAttention(nn.Module):

@@ -6,7 +6,7 @@ Every check returns a `Result` that says what was measured; the laws of irgrow's
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,9 @@ from irgrow.backends import interpret, random_params
 from irgrow.backends.torch_fx import lower
 from irgrow.fills import ZERO
 from irgrow.graph import Graph
-from irgrow.morphism import Gather, Keep, Morphism, Select, Transfer
+from irgrow.morphism import Cut, Gather, Keep, Morphism, Select, Transfer
 from irgrow.passes import Context, Pass, Plan, needs, plan
+from irgrow.probing import probe
 from irgrow.transfer import Kind, carried_params, move
 from irgrow.verdict import Exact
 
@@ -124,9 +125,15 @@ def _path(graph: Graph, name: str) -> str:
 
 def planned(pass_: Pass, graph: Graph, params: Mapping[str, Any], inputs: Mapping[str, Any], seed: int) -> Plan:
     """Work a rewrite out with random parameters; what it wants recorded comes from the reference interpreter."""
-    wanted = needs(pass_, graph)
-    values = interpret(graph, params, inputs).values if wanted else {}
-    return plan(pass_, graph, Context(params, seed, {name: values[name] for name in wanted}))
+    nodes, wants_gradients = needs(pass_, graph)
+    if not wants_gradients:
+        values = interpret(graph, params, inputs).values if nodes else {}
+        return plan(pass_, graph, Context(params, seed, {name: values[name] for name in nodes}))
+    tensors = as_tensors(graph, params)
+    batch = tuple(torch.as_tensor(inputs[name]) for name in graph.inputs)
+    loss = weighted_loss(output_weights(graph, params, inputs, seed))
+    found = probe(graph, lower(graph, tensors), tensors, batch, nodes, loss)
+    return plan(pass_, graph, Context(params, seed, found.values, found.gradients, found.signals))
 
 
 def carried(morphism: Morphism, params: Mapping[str, Any]) -> Arrays:
@@ -166,13 +173,22 @@ def gradients(graph: Graph, params: Mapping[str, Any], inputs: Mapping[str, Any]
     tensors = as_tensors(graph, params)
     module = lower(graph, tensors).eval()
     outputs = module(*(torch.as_tensor(inputs[name]) for name in graph.inputs))
-    total = torch.zeros((), dtype=torch.float64)
-    for y, w in zip(outputs if isinstance(outputs, tuple) else (outputs,), weights, strict=True):
-        total = total + (torch.as_tensor(w) * (y + 0.1 * y**2)).sum()
-    total.backward()
+    weighted_loss(weights)(outputs).backward()
     return {
         n: torch.zeros_like(t) if t.grad is None else t.grad for n, t in tensors.items() if isinstance(t, nn.Parameter)
     }
+
+
+def weighted_loss(weights: Any) -> Callable[[Any], Tensor]:
+    """Return a loss: a fixed weighted sum of the outputs and a tenth of their squares."""
+
+    def loss(outputs: Any) -> Tensor:
+        total = torch.zeros((), dtype=torch.float64)
+        for y, w in zip(outputs if isinstance(outputs, tuple) else (outputs,), weights, strict=True):
+            total = total + (torch.as_tensor(w) * (y + 0.1 * y**2)).sum()
+        return total
+
+    return loss
 
 
 def output_weights(graph: Graph, params: Mapping[str, Any], inputs: Mapping[str, Any], seed: int) -> Any:
@@ -188,6 +204,8 @@ def carried_entries(transfer: Transfer, shape: tuple[int, ...]) -> NDArray[np.bo
         for dim, m in enumerate(transfer.maps):
             if m is not None:
                 mask &= (m != NEW).reshape(-1, *(1,) * (len(shape) - 1 - dim))
+    elif isinstance(transfer, Cut):
+        mask = transfer.kept
     elif isinstance(transfer, Gather):
         mask = (transfer.index != NEW).reshape(shape)
     elif not isinstance(transfer, Keep):
@@ -206,7 +224,7 @@ def gradient_error(morphism: Morphism, params: Mapping[str, Any], inputs: Mappin
     scale = max((float(g.abs().max()) for g in old.values() if g.numel()), default=0.0) or 1.0
     worst = 0.0
     for name, transfer in morphism.transfers.items():
-        if name not in new or not isinstance(transfer, Keep | Select | Gather):
+        if name not in new or not isinstance(transfer, Keep | Select | Gather | Cut):
             continue
         shape = tuple(new[name].shape)
         wanted = move(transfer, old, shape, name, morphism.seed, Kind.GRADIENT, ZERO)

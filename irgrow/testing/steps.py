@@ -205,7 +205,7 @@ ANYWHERE: tuple[Step, ...] = (
 
 
 def _dense(d: Draft) -> object:
-    return d.dense(d.small())
+    return d.add("dense", Dense(d.width("", d.small(), "dense"), d.flag(), masked=d.flag()))
 
 
 def _softmax(d: Draft) -> object:
@@ -240,7 +240,8 @@ def _instancenorm(d: Draft) -> object:
 
 def _conv(d: Draft) -> object:
     kernel = d.pick(1, 3) if min(d.shape()[1:]) >= 3 else 1
-    op = Conv(d.width("", d.small(), "conv"), kernel, d.pick(1, 2), d.pick(0, 1), d.pick(1, 1 + (kernel == 1)))
+    dilation = d.pick(1, 1 + (kernel == 1))
+    op = Conv(d.width("", d.small(), "conv"), kernel, d.pick(1, 2), d.pick(0, 1), dilation, masked=d.flag())
     return d.add("conv", op)
 
 
@@ -253,7 +254,7 @@ def _grouped(d: Draft) -> object:
 
 
 def _depthwise(d: Draft) -> object:
-    return d.add("dw", Depthwise(3, padding=1, multiplier=d.pick(1, 2), bias=d.flag()))
+    return d.add("dw", Depthwise(3, padding=1, multiplier=d.pick(1, 2), bias=d.flag(), masked=d.flag()))
 
 
 def _pool(d: Draft) -> object:

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from irgrow.axes import NEW, Axis, IndexMap
 from irgrow.fills import Masked
 from irgrow.graph import Node
-from irgrow.ops import ParamSpec
+from irgrow.ops import MASK, ParamSpec
 from irgrow.passes.preservation.known import ANY, SAME, ZERO, Known
-from irgrow.passes.preservation.prover import Carried, Prover, mapped
+from irgrow.passes.preservation.prover import Carried, Prover, equal, mapped
 
 
 def mixing(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
@@ -18,11 +18,12 @@ def mixing(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
     (k,) = inputs
     s = p.before.signatures[node.name]
     dim = old.op.mixes(s)
-    weight, *rest = p.before.specs[node.name]
+    weight, *rest = (s for s in p.before.specs[node.name] if s.name != MASK)
+    masks = [s for s in p.before.specs[node.name] if s.name == MASK]
     if p.op_changed(node, old):
         return k.named(node.name).changed(f"the attributes of `{node.name}` differ")
     if k.dim not in (None, dim):
-        return _beside(p, node, k, [weight, *rest])
+        return _beside(p, node, k, [weight, *rest], masks)
     axis = s.output.dims[dim]
     size, m = p.size(axis), p.map_of(axis)
     carried = p.carried(node.name, weight)
@@ -41,6 +42,11 @@ def mixing(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
         if came is None or not np.array_equal(index(came.maps[0], size), rows) or not _alike(came, carried):
             fine[:] = False
             why = why or f"the bias of `{node.name}` is not carried over as it was"
+    for spec in masks:
+        came = p.carried(node.name, spec)
+        if came is None or not all(equal(a, b) for a, b in zip(came.maps, carried.maps, strict=True)):
+            fine[:] = False
+            why = why or f"the mask of `{node.name}` is not carried over as its weight is"
     status = np.where(fine & ~new, SAME, ANY).astype(np.int8)
     zero_rows = _zero_rows(p, node, [weight, *rest], size) | (silent & _zero_rows(p, node, rest, size))
     status[new & zero_rows] = ZERO
@@ -74,9 +80,9 @@ def _zero_rows(p: Prover, node: Node, specs: list[ParamSpec], size: int) -> NDAr
     return zero
 
 
-def _beside(p: Prover, node: Node, k: Known, specs: list[ParamSpec]) -> Known:
+def _beside(p: Prover, node: Node, k: Known, specs: list[ParamSpec], masks: list[ParamSpec]) -> Known:
     """Follow a mixing op that is done at every unit of another dimension: each goes its own way."""
-    for spec in specs:
+    for spec in (*specs, *masks):
         carried = p.carried(node.name, spec)
         if carried is None or not carried.elsewhere(-1):
             return k.named(node.name).changed(f"`{node.name}` has other weights")

@@ -18,9 +18,10 @@ from irgrow.axes import NEW, Axis, IndexMap, index_map, size_of
 from irgrow.fills import Fill
 from irgrow.graph import Graph, Node
 from irgrow.morphism import Keep, Morphism, New, Select
-from irgrow.ops import ParamSpec, attributes
+from irgrow.ops import MASK, ParamSpec, attributes
 from irgrow.passes.preservation.known import ANY, SAME, Known, uniform
 from irgrow.passes.preservation.ranges import Interval, value_range
+from irgrow.passes.preservation.synapses import same_synapses
 from irgrow.verdict import Changes, Exact, Verdict
 
 
@@ -51,7 +52,7 @@ class Carried:
     def elsewhere(self, dim: int) -> bool:
         """Return whether all other dimensions came over as the edit asks, unscaled."""
         return all(
-            self.scale[d] is None and _equal(self.maps[d], self.expected[d]) for d in range(len(self.maps)) if d != dim
+            self.scale[d] is None and equal(self.maps[d], self.expected[d]) for d in range(len(self.maps)) if d != dim
         )
 
 
@@ -59,7 +60,8 @@ def _full(m: IndexMap | None, size: int) -> IndexMap:
     return np.arange(size) if m is None else m
 
 
-def _equal(a: IndexMap | None, b: IndexMap | None) -> bool:
+def equal(a: IndexMap | None, b: IndexMap | None) -> bool:
+    """Whether two index maps do the same; `None` is the identity."""
     if a is None or b is None:
         present = b if a is None else a
         return present is None or np.array_equal(present, np.arange(len(present)))
@@ -118,15 +120,27 @@ class Prover:
 
     def carried(self, node: str, spec: ParamSpec) -> Carried | None:
         """Return how a parameter of a continued node came over; `None` if it is not the old one at all."""
-        transfer = self.morphism.transfers[self.after.param_name(node, spec.name)]
-        old = self.before.param_name(node, spec.name)
         expected = tuple(self.map_of(d) for d in spec.dims)
         nothing: tuple[None, ...] = (None,) * len(spec.dims)
+        if spec.name in ("weight", MASK) and self._remasked(node):
+            same = all(m is None for m in expected) and same_synapses(self.morphism, node, self.params)
+            return Carried(nothing, expected, nothing, nothing) if same else None
+        transfer = self.morphism.transfers[self.after.param_name(node, spec.name)]
+        old = self.before.param_name(node, spec.name)
         if isinstance(transfer, Keep) and transfer.name == old:
             return Carried(nothing, expected, nothing, nothing)
         if isinstance(transfer, Select) and transfer.name == old:
+            if any(transfer.noise) or transfer.plus is not None:
+                return None
             return Carried(transfer.maps, expected, transfer.scale or nothing, transfer.fills)
         return None
+
+    def _remasked(self, node: str) -> bool:
+        """Return whether synapses of a node were switched on or off."""
+        before, after = (any(s.name == MASK for s in g.specs[node]) for g in (self.before, self.after))
+        names = [self.after.param_name(node, name) for name in (("weight", MASK) if after else ("weight",))]
+        moved = [self.morphism.transfers.get(name) for name in names]
+        return (before or after) and (before != after or not all(isinstance(t, Keep | Select) for t in moved))
 
     def fresh(self, node: str, name: str) -> New | None:
         """Return the transfer of a parameter of a new node, if it is a fresh tensor."""
@@ -149,7 +163,7 @@ class Prover:
         return any(
             getattr(node.op, a.name) != getattr(old.op, a.name)
             for a in attributes(type(node.op))
-            if a.kind != "width" and a.name not in pinned
+            if a.kind != "width" and a.name not in (*pinned, "masked")
         )
 
     # the walk -------------------------------------------------------------------------------------------------------

@@ -165,7 +165,7 @@ def test_attention_is_a_block_of_ops():
         ("return x |> dens(3)", "unknown operator `dens`"),
         ("return y", "unknown name `y`"),
         ("return x |> dense", "dense needs `units`"),
-        ("return x |> dense(3, true, 5)", "dense takes at most 2 arguments here, found one more"),
+        ("return x |> dense(3, true, false, 5)", "dense takes at most 3 arguments here, found one more"),
         ("return x |> dense(3, unit = 4)", "dense has no argument `unit`"),
         ("return x |> dense(3, units = 4)", "`units` of dense is given twice"),
         ("return x |> dense(0)", "`units` of dense must be at least 1, found 0"),

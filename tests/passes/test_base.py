@@ -67,9 +67,9 @@ def test_a_result_that_is_not_well_formed_is_refused(monkeypatch):
 def test_needs_are_asked_only_where_a_pass_applies():
     from irgrow.passes import NorthSelect
 
-    assert needs(GrowUnits("a", 1, NorthSelect()), GRAPH) == ("x", "relu_1")
-    assert needs(GrowUnits("nope", 1, NorthSelect()), GRAPH) == ()
-    assert needs(GrowUnits("a", 1), GRAPH) == ()
+    assert needs(GrowUnits("a", 1, NorthSelect()), GRAPH) == (("x", "relu_1"), False)
+    assert needs(GrowUnits("nope", 1, NorthSelect()), GRAPH) == ((), False)
+    assert needs(GrowUnits("a", 1), GRAPH) == ((), False)
 
 
 def test_contexts_give_each_name_its_own_numbers():

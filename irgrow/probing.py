@@ -1,0 +1,138 @@
+"""Values and gradients on a batch: what saliencies and the growing of edges look at.
+
+The gradient of a masked weight is that of the *effective* weight, so it also says what a synapse that is off would
+receive. Nothing of the network is changed: its own gradients, buffers, mode and generators stay what they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from irgrow.ops import MASK
+
+if TYPE_CHECKING:
+    from irgrow.graph import Graph
+
+Loss = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What one forward and backward pass in evaluation mode gave.
+
+    Args:
+        values: Values of nodes, batch first.
+        gradients: Gradient of the loss by parameter.
+        signals: Gradient of the loss by the values of the same nodes, batch first.
+    """
+
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    gradients: Mapping[str, Tensor] | None = None
+    signals: Mapping[str, Tensor] | None = None
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Run a network in evaluation mode without gradients; the mode of every submodule is put back."""
+    modes = [(m, m.training) for m in net.modules()]
+    net.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def probe(
+    graph: Graph,
+    module: fx.GraphModule,
+    params: Mapping[str, Tensor],
+    batch: tuple[Tensor, ...],
+    nodes: tuple[str, ...] = (),
+    loss: Loss | None = None,
+) -> Probed:
+    """Run a batch through a lowered module and record the values of nodes; with a loss the gradients as well.
+
+    Args:
+        graph: The network.
+        module: Its lowered module.
+        params: Its parameters and buffers.
+        batch: Inputs.
+        nodes: The nodes to record at.
+        loss: Called with the outputs; returns a scalar.
+    """
+    with evaluating(module):
+        if loss is None:
+            values = _Recorder(module, nodes)
+            values(*batch)
+            return Probed({name: v.detach() for name, v in values.found.items()})
+        with torch.enable_grad():
+            return _with_gradients(graph, module, params, batch, nodes, loss)
+
+
+def _with_gradients(
+    graph: Graph,
+    module: fx.GraphModule,
+    params: Mapping[str, Tensor],
+    batch: tuple[Tensor, ...],
+    nodes: tuple[str, ...],
+    loss: Loss,
+) -> Probed:
+    from irgrow.backends.torch_fx import param_path
+
+    leaves = effective(params)
+    recorder = _Recorder(module, nodes)
+    outputs = torch.func.functional_call(
+        recorder, {f"module.{param_path(graph, name)}": value for name, value in leaves.items()}, batch
+    )
+    wanted = {name: value for name, value in leaves.items() if value.requires_grad}
+    seen = {name: value for name, value in recorder.found.items() if value.requires_grad}
+    total = loss(outputs)
+    sources = [*wanted.values(), *seen.values()]
+    grads = torch.autograd.grad(total, sources, allow_unused=True) if total.requires_grad and sources else ()
+    pairs = zip(sources, grads or [None] * len(sources), strict=True)
+    found = [torch.zeros_like(s) if g is None else g for s, g in pairs]
+    signals = {name: torch.zeros_like(v) for name, v in recorder.found.items()}
+    signals |= dict(zip(seen, found[len(wanted) :], strict=True))
+    values = {name: v.detach() for name, v in recorder.found.items()}
+    return Probed(values, dict(zip(wanted, found, strict=False)), signals)
+
+
+def effective(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return parameters of their own, masks multiplied into the weights and ones themselves."""
+    found: dict[str, Tensor] = {}
+    for name, value in params.items():
+        owner, _, local = name.rpartition(".")
+        mask = params.get(f"{owner}.{MASK}") if local == "weight" else None
+        own = value.detach().clone() if mask is None else value.detach() * mask
+        found[name] = torch.ones_like(own) if local == MASK else own.requires_grad_(isinstance(value, nn.Parameter))
+    return found
+
+
+class _Recorder(nn.Module):
+    """Runs a lowered module node by node and keeps the values of some."""
+
+    def __init__(self, module: fx.GraphModule, nodes: tuple[str, ...]) -> None:
+        super().__init__()
+        self.module = module
+        self.wanted = {module.meta["values"][name]: name for name in nodes}
+        self.found: dict[str, Tensor] = {}
+
+    def forward(self, *batch: Tensor) -> Any:
+        found, wanted = self.found, self.wanted
+
+        class Recording(fx.Interpreter):
+            def run_node(self, n: fx.Node) -> Any:
+                value = super().run_node(n)
+                if n.name in wanted:
+                    found[wanted[n.name]] = value
+                return value
+
+        return Recording(self.module).run(*batch)
