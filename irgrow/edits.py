@@ -67,12 +67,43 @@ def growth(graph: Graph, axis: Axis, count: int) -> Edits:
     raise Impossible(f"axis `{axis}` grows in steps of {allowed}, asked for {count}")
 
 
-def removal(graph: Graph, axis: Axis, units: Sequence[int]) -> Edits:
-    """Return the edit that takes units (positions along the axis) away.
+def duplication(graph: Graph, axis: Axis, units: Sequence[int], copies: int = 1) -> Edits:
+    """Return the edit that appends copies of units (positions along the axis) to the atoms they belong to.
 
     Raises:
-        Impossible: A unit is out of range, locked, or cannot go without others, which are named.
+        Impossible: A unit is out of range, locked, or cannot be copied without others, which are named.
     """
+    chosen = _in_range(graph, axis, units)
+    wanted = np.zeros(graph.size(axis), dtype=bool)
+    wanted[chosen] = True
+    edits: Edits = {}
+    covered = np.zeros(graph.size(axis), dtype=bool)
+    for name, occurrences in positions(axis, graph.widths).items():
+        held = np.zeros(graph.widths[name], dtype=bool)
+        for units_at in occurrences:
+            held[units_at[(units_at != NEW) & wanted]] = True
+        whole = held.copy()
+        for units_at in occurrences:
+            whole[units_at[(units_at != NEW) & ~wanted]] = False
+        new = np.zeros_like(covered)
+        for units_at in occurrences:
+            inside = units_at != NEW
+            new[inside] |= whole[units_at[inside]]
+        if not (new & ~covered).any():
+            continue  # another factor of a product would copy the same positions once more
+        if (why := graph.locked(Atom(name))) is not None:
+            raise Impossible(f"axis `{name}` is locked: {why}")
+        covered |= new
+        again = np.flatnonzero(whole)
+        edits[name] = np.concatenate([np.arange(graph.widths[name]), np.tile(again, copies)]).astype(np.int64)
+    if not np.array_equal(covered, wanted):
+        stuck = np.flatnonzero(wanted & ~covered)[:8].tolist()
+        raise Impossible(f"units {stuck} of `{axis}` cannot be copied alone: other positions are tied to them")
+    return edits
+
+
+def _in_range(graph: Graph, axis: Axis, units: Sequence[int]) -> list[int]:
+    """Return units in order, each once."""
     size = graph.size(axis)
     chosen = sorted(set(units))
     if not chosen:
@@ -80,6 +111,17 @@ def removal(graph: Graph, axis: Axis, units: Sequence[int]) -> Edits:
     if chosen[0] < 0 or chosen[-1] >= size:
         bad = chosen[0] if chosen[0] < 0 else chosen[-1]
         raise Impossible(f"axis `{axis}` has units 0 to {size - 1}, found {bad}")
+    return chosen
+
+
+def removal(graph: Graph, axis: Axis, units: Sequence[int]) -> Edits:
+    """Return the edit that takes units (positions along the axis) away.
+
+    Raises:
+        Impossible: A unit is out of range, locked, or cannot go without others, which are named.
+    """
+    size = graph.size(axis)
+    chosen = _in_range(graph, axis, units)
     doomed = np.zeros(size, dtype=bool)
     doomed[chosen] = True
     gone: dict[str, np.ndarray] = {}

@@ -252,8 +252,13 @@ class Graph:
 
     # edits ----------------------------------------------------------------------------------------------------------
 
-    def resized(self, edits: Mapping[str, IndexMap]) -> Graph:
-        """Return the graph after an edit of leaf atoms (new index -> old index or `NEW`)."""
+    def resized(self, edits: Mapping[str, IndexMap], ops: Mapping[str, Op] | None = None) -> Graph:
+        """Return the graph after an edit of leaf atoms.
+
+        Args:
+            edits: New index -> old index or `NEW`, by atom.
+            ops: Ops, by node, that take the places of others of the same type and typing.
+        """
         leaves = {name: len(m) for name, m in edits.items()}
         new = dict(self.widths) | leaves
         resolve = self.typed.axes.resolve
@@ -263,7 +268,7 @@ class Graph:
             if self.reach[node.name].isdisjoint(edits):
                 nodes.append(node)
                 continue
-            op = node.op.resized(self.signatures[node.name], self.widths, new)
+            op = (ops or {}).get(node.name, node.op).resized(self.signatures[node.name], self.widths, new)
             gone = {a.name for axis in op.widths().values() for a in atoms(axis) if sizes.get(a.name) == 0}
             if gone:
                 op = _without(op, gone)

@@ -190,7 +190,9 @@ def _fill(
         draws = draws or rng()
         slab = chosen.slab(tuple(new.shape), dim, added, draws)
         if chosen.averages:
-            slab = np.broadcast_to(old.detach().double().mean(dim, keepdim=True).cpu().numpy(), slab.shape)
+            kept = torch.from_numpy(np.setdiff1d(np.arange(new.shape[dim]), added)).to(new.device)
+            mean = new.detach().index_select(dim, kept).double().mean(dim, keepdim=True)
+            slab = np.broadcast_to(mean.cpu().numpy(), slab.shape)
         if chosen.matched:
             slab = slab * _match(slab, old, dim)
         new.index_copy_(dim, index, torch.from_numpy(np.ascontiguousarray(slab)).to(new))

@@ -7,20 +7,23 @@ from irgrow.passes.initializers.base import Initializer
 from irgrow.passes.initializers.north_select import NorthSelect
 from irgrow.passes.initializers.random import Random
 from irgrow.passes.preservation import Prover, prove
+from irgrow.passes.rewrites.duplicate_units import DuplicateUnits
 from irgrow.passes.rewrites.grow_units import GrowUnits
 from irgrow.passes.rewrites.insert_layer import InsertLayer
 from irgrow.passes.rewrites.prune_units import PruneUnits
+from irgrow.passes.rewrites.split_units import SplitUnits
 from irgrow.passes.triggers.base import Memory, Trigger, View
 from irgrow.passes.triggers.effective_dimension import EffectiveDimension
 from irgrow.passes.triggers.plateau import Plateau
 from irgrow.passes.triggers.schedule import Schedule
 
-PASSES: tuple[type[Pass], ...] = (GrowUnits, PruneUnits, InsertLayer)
+PASSES: tuple[type[Pass], ...] = (GrowUnits, SplitUnits, DuplicateUnits, PruneUnits, InsertLayer)
 INITIALIZERS: tuple[type[Initializer], ...] = (Random, NorthSelect)
 TRIGGERS: tuple[type[Trigger], ...] = (EffectiveDimension, Plateau, Schedule)
 
 __all__ = [
     "Context",
+    "DuplicateUnits",
     "GrowUnits",
     "Initializer",
     "INITIALIZERS",
@@ -35,6 +38,7 @@ __all__ = [
     "Prover",
     "PruneUnits",
     "Random",
+    "SplitUnits",
     "EffectiveDimension",
     "Memory",
     "Plateau",

@@ -17,7 +17,7 @@ from irgrow.errors import ProgramError
 from irgrow.fills import generator
 from irgrow.graph import Graph
 from irgrow.morphism import Morphism
-from irgrow.passes.preservation import Prover, newborns_without_gradient
+from irgrow.passes.preservation import Prover, inseparable_copies, newborns_without_gradient
 from irgrow.verdict import Refused, Verdict
 from irgrow.verify import check_level, verify
 
@@ -124,7 +124,7 @@ def plan(pass_: Pass, graph: Graph, context: Context | None = None) -> Plan:
         return Plan(Refused(f"the result would not be well-formed: {violations[0].message}", site, span))
     prover = Prover(morphism, context.params)
     prover.run()
-    if not pass_.may_leave_dead and (dead := newborns_without_gradient(prover)):
+    if not pass_.may_leave_dead and (dead := newborns_without_gradient(prover) or inseparable_copies(prover)):
         return Plan(Refused(dead, site, span))
     return Plan(prover.verdict(), morphism)
 

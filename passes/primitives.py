@@ -13,12 +13,19 @@ from irgrow.edits import Impossible
 from irgrow.fills import ZERO, Fill
 from irgrow.graph import Graph, Node, Param, rebuilt
 from irgrow.morphism import Keep, Morphism, New, Select, Transfer
-from irgrow.ops import MASK, Role, numel
+from irgrow.ops import MASK, Op, Role, numel
 
 FillOf = Callable[[Param, int], Fill]
 
 
-def resize(graph: Graph, edits: Mapping[str, IndexMap], fill: FillOf, seed: int = 0, summary: str = "") -> Morphism:
+def resize(
+    graph: Graph,
+    edits: Mapping[str, IndexMap],
+    fill: FillOf,
+    seed: int = 0,
+    summary: str = "",
+    ops: Mapping[str, Op] | None = None,
+) -> Morphism:
     """Edit leaf atoms; every parameter whose dimensions contain them follows.
 
     Args:
@@ -27,6 +34,7 @@ def resize(graph: Graph, edits: Mapping[str, IndexMap], fill: FillOf, seed: int 
         fill: What the new entries of a parameter along a dimension are filled with.
         seed: Where random fills come from.
         summary: One line for people.
+        ops: Ops, by node, that take the places of others of the same type and typing.
 
     Raises:
         Impossible: An axis would have no units left.
@@ -34,7 +42,7 @@ def resize(graph: Graph, edits: Mapping[str, IndexMap], fill: FillOf, seed: int 
     for name, m in edits.items():
         if len(m) == 0 and not _may_vanish(graph, name):
             raise Impossible(f"axis `{name}` would have no units left")
-    after = graph.resized(edits)
+    after = graph.resized(edits, ops)
     transfers: dict[str, Transfer] = {}
     for name, param in graph.params.items():
         if all(graph.reach[node].isdisjoint(edits) for node, _ in param.uses):
@@ -73,8 +81,10 @@ def by_role(makes: Fill, reads: Fill, bias: Fill = ZERO, chosen: Mapping[str, Fi
 
     def fill(param: Param, dim: int) -> Fill:
         roles = param.roles(dim)
-        if Role.PER_UNIT in roles or param.spec.name == MASK:
+        if param.spec.name == MASK:
             return param.spec.neutral
+        if Role.PER_UNIT in roles:
+            return (chosen or {}).get(param.name, param.spec.neutral)
         made = (chosen or {}).get(param.name, bias if len(param.spec.dims) == 1 else makes)
         if roles == {Role.READS} or (Role.READS in roles and reads.is_zero):
             return reads

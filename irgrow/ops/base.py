@@ -144,6 +144,7 @@ class Facts:
         entrywise: Every entry by itself, whatever dimension it stands in.
         stochastic: Draws random numbers in training mode.
         batch_statistics: In training mode the output depends on the rest of the batch.
+        additive: Its parameters are added to units or put beside them, so the mean of units goes with their mean.
     """
 
     at_zero: float | None = 0.0
@@ -156,6 +157,7 @@ class Facts:
     entrywise: bool = False
     stochastic: bool = False
     batch_statistics: bool = False
+    additive: bool = False
 
 
 class TypeFailure(Exception):
@@ -315,6 +317,22 @@ class Op:
     def normalises(self, s: Signature) -> tuple[int, Axis]:
         """Return the dimension a statistics op works along, and the axis of the groups it forms there."""
         return s.inputs[0].rank - 1, ONE
+
+    def filled_up(self, ratio: float) -> Op | None:
+        """Return the statistics op that leaves old units as they are when units join them that change nothing.
+
+        Those are the mean of the old ones where the op centres, else zeros; gains of old units are to be multiplied
+        by sqrt(ratio). `None` if there is no such op.
+
+        Args:
+            ratio: Old number of units over the new one.
+        """
+        return None
+
+    @property
+    def centres(self) -> bool:
+        """Return whether a statistics op subtracts the mean over the units."""
+        return False
 
     def check(self) -> str | None:
         """Return what is wrong with attributes taken together, or `None`."""

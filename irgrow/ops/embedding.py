@@ -77,7 +77,7 @@ class Positions(Op):
 
     @property
     def facts(self) -> Facts:
-        return Facts(at_zero=None)
+        return Facts(at_zero=None, additive=True)
 
     @property
     def zero_if(self) -> tuple[tuple[str, float], ...] | None:
@@ -118,7 +118,7 @@ class ClassToken(Op):
 
     @property
     def facts(self) -> Facts:
-        return Facts(at_zero=None)
+        return Facts(at_zero=None, additive=True)
 
     @property
     def zero_if(self) -> tuple[tuple[str, float], ...] | None:

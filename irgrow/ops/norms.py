@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -206,6 +206,13 @@ class LayerNorm(Op):
     def zero_if(self) -> tuple[tuple[str, float], ...] | None:
         return None
 
+    @property
+    def centres(self) -> bool:
+        return True
+
+    def filled_up(self, ratio: float) -> LayerNorm | None:
+        return replace(self, eps=self.eps * ratio) if self.affine else None
+
     def params(self, s: Signature) -> tuple[ParamSpec, ...]:
         if not self.affine:
             return ()
@@ -240,6 +247,9 @@ class RMSNorm(Op):
     @property
     def zero_if(self) -> tuple[tuple[str, float], ...] | None:
         return ()
+
+    def filled_up(self, ratio: float) -> RMSNorm | None:
+        return replace(self, eps=self.eps * ratio) if self.affine else None
 
     def params(self, s: Signature) -> tuple[ParamSpec, ...]:
         return (_per_unit("weight", s.output.dims[-1], 1.0),) if self.affine else ()

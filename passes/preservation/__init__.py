@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from irgrow.passes.preservation.liveness import newborns_without_gradient
+from irgrow.passes.preservation.liveness import inseparable_copies, newborns_without_gradient
 from irgrow.passes.preservation.prover import Prover, prove
 
-__all__ = ["Prover", "newborns_without_gradient", "prove"]
+__all__ = ["Prover", "inseparable_copies", "newborns_without_gradient", "prove"]

@@ -7,8 +7,8 @@ import numpy as np
 from irgrow.axes import NEW
 from irgrow.graph import Node
 from irgrow.ops import Coupling
-from irgrow.passes.preservation.known import ANY, SAME, ZERO, Known, uniform
-from irgrow.passes.preservation.mixing import index
+from irgrow.passes.preservation.known import ANY, MEAN, SAME, ZERO, Known, uniform
+from irgrow.passes.preservation.mixing import complete, index
 from irgrow.passes.preservation.prover import Prover, mapped
 
 
@@ -35,6 +35,8 @@ def entrywise(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
         zero, factor = (statuses == ZERO).any(0), factors.prod(0)
     status = np.where(same, SAME, ANY).astype(np.int8)
     status[zero] = ZERO
+    if node.op.coupling is Coupling.SUM and aligned:
+        status[(statuses == MEAN).all(0)] = MEAN
     scaled = None if (factor[same] == 1.0).all() else np.where(same, factor, 1.0)
     return mapped(inputs[0], status, node.name, dim, m, scaled, why or f"`{node.name}` joins old units with others")
 
@@ -56,5 +58,7 @@ def source(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
     fill = carried.fills[along]
     if fill is not None and fill.is_zero:
         status[new] = ZERO
+    if fill is not None and fill.averages and complete(index(m, size), p.before.size(axis)):
+        status[new] = MEAN
     made = np.where(new, np.arange(size), -1) if new.any() else None
     return mapped(inputs[0], status, node.name, s.output.features, m, None, None, node.name, made)

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from irgrow.axes import NEW, IndexMap
 
-ZERO, SAME, ANY = 0, 1, 2
-"""Status of a unit: always zero; equal to the old unit it is mapped to; nothing is known."""
+ZERO, SAME, MEAN, ANY = 0, 1, 2, 3
+"""Status of a unit: always zero; equal to the old unit it is mapped to; new and the mean of all old ones; unknown."""
 
 Status = NDArray[np.int8]
 
@@ -71,6 +71,10 @@ class Known:
         """Return the same place with nothing known of it."""
         status = np.full(len(self.status), ANY, dtype=np.int8)
         return Known(self.base, self.dim, status, self.map, why=self.why or why)
+
+    def without_means(self) -> Known:
+        """Return this knowledge for an op that has no use for means."""
+        return replace(self, status=np.where(self.status == MEAN, ANY, self.status).astype(np.int8))
 
     def named(self, base: str) -> Known:
         """Return this knowledge for another value."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from irgrow.axes import NEW
+import numpy as np
+
+from irgrow.axes import NEW, atoms
 from irgrow.graph import Node
+from irgrow.morphism import Select
 from irgrow.ops import Coupling
 from irgrow.passes.preservation.known import ZERO, Known
 from irgrow.passes.preservation.prover import Prover
@@ -79,6 +82,38 @@ def newborns_without_gradient(p: Prover) -> str | None:
         "the new units would never receive a gradient: their fan-in and fan-out are zero, "
         "or a slope of zero at zero stands between them (ReLU)"
     )
+
+
+def inseparable_copies(p: Prover) -> str | None:
+    """Return why copies of a unit would receive the same gradients for ever, or `None`.
+
+    They differ if somewhere their entries of a parameter do: by their factors or by noise.
+    """
+    for atom, m in p.morphism.edits.items():
+        units, counts = np.unique(m[m != NEW], return_counts=True)
+        if (counts > 1).any() and not any(_parted(p, name, atom) for name in p.morphism.touched):
+            unit = int(units[counts > 1][0])
+            return (
+                f"the copies of unit {unit} of `{atom}` would receive the same gradients for ever: "
+                "give them unequal shares, or noise where weights read or make them"
+            )
+    return None
+
+
+def _parted(p: Prover, name: str, atom: str) -> bool:
+    """Whether a trainable parameter tells the copies of units of an atom apart."""
+    param, transfer = p.before.params.get(name), p.morphism.transfers[name]
+    if param is None or not isinstance(transfer, Select) or not param.spec.trainable:
+        return False
+    for dim, axis in enumerate(param.spec.dims):
+        m, factor = transfer.maps[dim], transfer.factor(dim)
+        if m is None or atom not in (a.name for a in atoms(axis)):
+            continue
+        if transfer.noise and transfer.noise[dim]:
+            return True
+        if factor is not None and any(len(np.unique(factor[m == u])) > 1 for u in np.unique(m[m != NEW])):
+            return True
+    return False
 
 
 def behind_batch_statistics(p: Prover) -> str | None:

@@ -9,7 +9,7 @@ from irgrow.axes import NEW, Axis, IndexMap
 from irgrow.fills import Masked
 from irgrow.graph import Node
 from irgrow.ops import MASK, ParamSpec
-from irgrow.passes.preservation.known import ANY, SAME, ZERO, Known
+from irgrow.passes.preservation.known import ANY, MEAN, SAME, ZERO, Known
 from irgrow.passes.preservation.prover import Carried, Prover, equal, mapped
 
 
@@ -50,6 +50,11 @@ def mixing(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
     status = np.where(fine & ~new, SAME, ANY).astype(np.int8)
     zero_rows = _zero_rows(p, node, [weight, *rest], size) | (silent & _zero_rows(p, node, rest, size))
     status[new & zero_rows] = ZERO
+    averages = carried.fills[0] is not None and _average(p, node, [weight, *rest])
+    if averages and groups == 1 and bool(fan_in.all()) and complete(rows, p.before.size(axis)):
+        status[new] = MEAN
+    if carried.parted(0) and not new.all():
+        p.perturbed[node.name] = None
     made = np.where(new, np.arange(size), -1) if new.any() else None
     return mapped(k, status, node.name, dim, m, carried.scale[0], why, node.name, made)
 
@@ -57,6 +62,17 @@ def mixing(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
 def index(m: IndexMap | None, size: int) -> IndexMap:
     """Return an index map in full."""
     return np.arange(size) if m is None else m
+
+
+def complete(m: IndexMap, size: int) -> bool:
+    """Whether an index map keeps every old unit once."""
+    return np.array_equal(np.sort(m[m != NEW]), np.arange(size))
+
+
+def _average(p: Prover, node: Node, specs: list[ParamSpec]) -> bool:
+    """Whether new rows of all these parameters are the mean of the old ones."""
+    fills = [None if (c := p.carried(node.name, spec)) is None else c.fills[0] for spec in specs]
+    return all(f is not None and f.averages for f in fills)
 
 
 def _alike(a: Carried, b: Carried) -> bool:
@@ -92,6 +108,17 @@ def _beside(p: Prover, node: Node, k: Known, specs: list[ParamSpec], masks: list
     return Known(node.name, k.dim, status, k.map, k.factor, why=k.why)
 
 
+def _whole(read: IndexMap, factor: NDArray[np.float64], m: IndexMap | None) -> bool:
+    """Whether of every unit with several copies all are read as they were, so that noise between them cancels."""
+    if m is None:
+        return True
+    units, counts = np.unique(m[m != NEW], return_counts=True)
+    return all(
+        np.count_nonzero(read == u) == n and bool((factor[read == u] == 1.0).all())
+        for u, n in zip(units[counts > 1], counts[counts > 1], strict=True)
+    )
+
+
 def _fan_in(
     p: Prover, node: Node, k: Known, weight: ParamSpec, carried: Carried, groups: int, axis: Axis
 ) -> tuple[NDArray[np.bool_], str | None]:
@@ -122,6 +149,8 @@ def _fan_in(
             reason = f"`{node.name}` reads units with the weights of others"
         elif (~added & (status[g] == ANY)).any():
             reason = k.why or f"`{node.name}` reads units that changed"
+        elif carried.parted(1) and not _whole(wanted[live], factor[g][live], carried.maps[1]):
+            reason = f"the noise between copies that `{node.name}` reads does not cancel"
         elif off.size and (shares[off] != 0).any():
             reason = f"the shares of the split units that `{node.name}` reads do not sum to one"
         elif off.size and not p.column_is_zero(node.name, weight, off):

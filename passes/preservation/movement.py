@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from irgrow.axes import NEW, Axis, IndexMap, size_of
 from irgrow.graph import Graph, Node
 from irgrow.ops import Signature, Sizes
-from irgrow.passes.preservation.known import ANY, SAME, Known, uniform
+from irgrow.passes.preservation.known import ANY, MEAN, SAME, Known, uniform
 from irgrow.passes.preservation.mixing import index
 from irgrow.passes.preservation.prover import Prover, mapped
 
@@ -69,7 +69,11 @@ def movement(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
     def moved(lines: list[NDArray[Any]]) -> NDArray[np.float64]:
         return _moved(p.after, node, lines, dims, out)
 
-    status = moved([k.spread(n) for k, n in zip(inputs, sizes, strict=True)]).max(1).astype(np.int8)
+    statuses = moved([k.spread(n) for k, n in zip(inputs, sizes, strict=True)])
+    status = statuses.max(1).astype(np.int8)
+    if len(inputs) > 1 or axes[0] != s.output.dims[out]:
+        status[status == MEAN] = ANY  # the mean is over other units there
+    status[(status == MEAN) & (statuses.min(1) != MEAN)] = ANY
     arrived = moved([_sources(k, n, i) for i, (k, n) in enumerate(zip(inputs, sizes, strict=True))])
     old_lines = [np.arange(p.before.size(a)) + 1 + i * _APART for i, a in enumerate(axes)]
     home = _moved(p.before, node, old_lines, dims, out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,7 +11,8 @@ from irgrow.axes import NEW, Axis
 from irgrow.fills import Constant, Fill
 from irgrow.graph import Node
 from irgrow.ops import ParamSpec
-from irgrow.passes.preservation.known import ANY, SAME, ZERO, Known
+from irgrow.passes.preservation.known import ANY, MEAN, SAME, ZERO, Known
+from irgrow.passes.preservation.mixing import complete
 from irgrow.passes.preservation.prover import Prover, mapped
 
 
@@ -35,6 +38,8 @@ def per_unit(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
     if factor is not None and not (facts.homogeneous and (factor > 0).all()):
         status[(factor != 1.0) & (status == SAME)] = ANY
         why, factor = why or f"`{node.name}` does not hand on the factor of a scaled unit", None
+    if not _keeps_means(p, node, size):
+        status[status == MEAN] = ANY
     zero = status == ZERO
     if op.zero_if != ():
         status[zero & ~new] = ANY
@@ -49,6 +54,20 @@ def per_unit(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
     return mapped(
         k, status, node.name, out, m, factor, why, k.maker if followed else None, k.rows if followed else None
     )
+
+
+def _keeps_means(p: Prover, node: Node, size: int) -> bool:
+    """Whether what is added to new units is the mean of what is added to the old ones."""
+    if node.op.facts.fixed_on == (-inf, inf):
+        return True
+    if not node.op.facts.additive:
+        return False
+    for spec in p.before.specs[node.name]:
+        carried = p.carried(node.name, spec)
+        fill, m = (None, None) if carried is None else (carried.fills[-1], carried.maps[-1])
+        if fill is None or m is None or not fill.averages or not complete(m, p.before.size(spec.dims[-1])):
+            return False
+    return True
 
 
 def stays_zero(p: Prover, node: Node) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,18 @@ from irgrow.axes import NEW, Axis, IndexMap, index_map, size_of
 from irgrow.fills import Fill
 from irgrow.graph import Graph, Node
 from irgrow.morphism import Keep, Morphism, New, Select
-from irgrow.ops import MASK, ParamSpec, attributes
+from irgrow.ops import MASK, Coupling, Facts, ParamSpec, attributes
 from irgrow.passes.preservation.known import ANY, SAME, Known, uniform
 from irgrow.passes.preservation.ranges import Interval, value_range
 from irgrow.passes.preservation.synapses import same_synapses
-from irgrow.verdict import Changes, Exact, Verdict
+from irgrow.verdict import Approximate, Changes, Exact, Verdict
+
+_AVERAGING = frozenset({Coupling.SUM, Coupling.STATISTICS, Coupling.MOVEMENT})
+
+
+def _adds(facts: Facts) -> bool:
+    """Whether a per-unit op may hand the mean of units on."""
+    return facts.additive or facts.fixed_on == (-inf, inf)
 
 
 @dataclass(frozen=True)
@@ -34,25 +42,35 @@ class Carried:
         expected: The index maps that the edit of the axes asks for.
         scale: Factors of the values.
         fills: What new entries are filled with.
+        noise: Noise between the copies of an entry, which sums to zero over them.
     """
 
     maps: tuple[IndexMap | None, ...]
     expected: tuple[IndexMap | None, ...]
     scale: tuple[NDArray[np.float64] | None, ...]
     fills: tuple[Fill | None, ...]
+    noise: tuple[float, ...] = ()
+
+    def parted(self, dim: int) -> bool:
+        """Return whether there is noise between copies along a dimension."""
+        return bool(self.noise) and self.noise[dim] != 0.0
 
     def intact(self, dim: int, size: int) -> NDArray[np.bool_]:
         """Return which of the new entries along a dimension are the old ones the edit asks for, unscaled."""
         actual, wanted = self.maps[dim], self.expected[dim]
         same = np.array_equal(_full(actual, size), _full(wanted, size))
         ok = np.full(size, True) if same else _full(actual, size) == _full(wanted, size)
+        if self.parted(dim):
+            return np.zeros(size, dtype=bool)
         factor = self.scale[dim]
         return ok if factor is None else ok & (factor == 1.0)
 
     def elsewhere(self, dim: int) -> bool:
         """Return whether all other dimensions came over as the edit asks, unscaled."""
         return all(
-            self.scale[d] is None and equal(self.maps[d], self.expected[d]) for d in range(len(self.maps)) if d != dim
+            self.scale[d] is None and not self.parted(d) and equal(self.maps[d], self.expected[d])
+            for d in range(len(self.maps))
+            if d != dim
         )
 
 
@@ -82,6 +100,7 @@ class Prover:
         known: What is known of the values of the new graph; those it does not list are the old ones.
         wishes: New rows of makers that would have to be zero for the function to stay: node -> rows.
         eval_only: Whether random numbers differ, so that sameness holds in evaluation mode only.
+        perturbed: Nodes whose copied units were moved apart, so that sameness holds in the limit of no noise.
     """
 
     def __init__(self, morphism: Morphism, params: Mapping[str, Any] | None = None) -> None:
@@ -92,6 +111,7 @@ class Prover:
         self.known: dict[str, Known] = _Values()
         self.wishes: dict[str, set[int]] = {}
         self.eval_only = False
+        self.perturbed: dict[str, None] = {}
         self._maps: dict[Axis, IndexMap | None] = {}
         self._sizes = dict(self.before.widths) | {name: len(m) for name, m in morphism.edits.items()}
 
@@ -130,9 +150,9 @@ class Prover:
         if isinstance(transfer, Keep) and transfer.name == old:
             return Carried(nothing, expected, nothing, nothing)
         if isinstance(transfer, Select) and transfer.name == old:
-            if any(transfer.noise) or transfer.plus is not None:
+            if transfer.plus is not None:
                 return None
-            return Carried(transfer.maps, expected, transfer.scale or nothing, transfer.fills)
+            return Carried(transfer.maps, expected, transfer.scale or nothing, transfer.fills, transfer.noise)
         return None
 
     def _remasked(self, node: str) -> bool:
@@ -196,6 +216,8 @@ class Prover:
                 why = next((k.why for k in inputs if k.why), f"`{node.name}` reads other values than before")
                 self.known[node.name] = uniform(node.name, ANY, why)
                 continue
+            if not (node.op.coupling in _AVERAGING or _adds(node.op.facts)):
+                inputs = [k.without_means() for k in inputs]
             self.known[node.name] = RULES[node.op.coupling](self, node, old, inputs)
 
     def _as_before(self, node: Node, old: Node) -> bool:
@@ -215,6 +237,9 @@ class Prover:
                 return Changes(known.why or f"the output `{name}` is not the one it was")
         if len(self.after.outputs) != len(self.before.outputs):
             return Changes("the network has other outputs")
+        if self.perturbed:
+            makers = " and ".join(f"`{name}`" for name in self.perturbed)
+            return Approximate(f"goes to zero with the noise between copies in {makers}")
         return Exact("eval" if self.eval_only else "always")
 
     def _axis(self, known: Known) -> Axis:

@@ -9,17 +9,19 @@ from numpy.typing import NDArray
 
 from irgrow.axes import NEW, IndexMap
 from irgrow.graph import Node
-from irgrow.passes.preservation.known import ANY, SAME, ZERO, Known
+from irgrow.passes.preservation.centred import is_centred
+from irgrow.passes.preservation.known import ANY, MEAN, SAME, ZERO, Known
 from irgrow.passes.preservation.mixing import index
-from irgrow.passes.preservation.per_unit import stays_zero
+from irgrow.passes.preservation.per_unit import new_fill, stays_zero
 from irgrow.passes.preservation.prover import Prover, mapped
 
 
 def statistics(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
     """Look at every group of units that is normalised together.
 
-    A root mean square over more units, the new ones zero, is the old one times sqrt(d / d'); a gain times sqrt(d' / d)
-    undoes that exactly if eps is scaled by d / d' as well.
+    A root mean square over more units, the new ones zero, is the old one times sqrt(d / d'); a gain times sqrt(d / d')
+    undoes that exactly if eps is scaled by d / d' as well. The same holds of a standard deviation when the new units
+    are the mean of the old ones, or zero where that mean is always zero.
     """
     (k,) = inputs
     s = p.before.signatures[node.name]
@@ -30,7 +32,9 @@ def statistics(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
     size, m = p.size(axis), p.map_of(axis)
     count = p.size(groups)
     members, old_members = size // count, p.before.size(axis) // p.before.size(groups)
-    shrunk = _rms_shrinks(node, old, old_members / members)
+    shrunk = _filled_up(node, old, old_members / members)
+    harmless_company = MEAN if old.op.centres else ZERO
+    centred = shrunk is not None and old.op.centres and is_centred(p, old.inputs[0])
     if p.op_changed(node, old, ("eps",) if shrunk is not None else ()):
         return k.named(node.name).changed(f"the attributes of `{node.name}` differ")
     gain = _gain(p, node, size) * (shrunk or 1.0)
@@ -41,10 +45,14 @@ def statistics(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
         part = slice(g * members, (g + 1) * members)
         old_units, company = source[part] != NEW, status[part]
         intact = _complete(source[part], old_members) and k.factor is None and bool((company[old_units] == SAME).all())
-        harmless = shrunk is not None and bool((company[~old_units] == ZERO).all())
+        joining = company[~old_units]
+        harmless = shrunk is not None and (
+            bool((joining == harmless_company).all()) or (centred and bool((joining == ZERO).all()))
+        )
         if intact and (old_units.all() or harmless):
             fits = np.isclose(gain[part], 1.0, rtol=1e-12, atol=0.0)
-            result[part] = np.where(old_units & fits, SAME, ANY)
+            rest = ZERO if harmless and _no_shift(p, node) else ANY
+            result[part] = np.where(old_units & fits, SAME, np.where(old_units, ANY, rest))
             if not fits[old_units].all():
                 why = why or f"the parameters of `{node.name}` are not carried over as they were"
         elif old_units.any():
@@ -57,10 +65,10 @@ def statistics(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
 
 
 def _complete(source: IndexMap, members: int) -> bool:
-    """Whether the old units of a group are one old group, each once."""
+    """Whether the old units of a group are one old group, each as often as the others."""
     kept = np.sort(source[source != NEW])
     first = int(kept[0]) // members * members if kept.size else 0
-    return np.array_equal(kept, np.arange(first, first + members))
+    return np.array_equal(kept, np.repeat(np.arange(first, first + members), max(len(kept) // members, 1)))
 
 
 def _reason(node: Node, axis: str, old_units: NDArray[np.bool_], members: int) -> str:
@@ -69,12 +77,20 @@ def _reason(node: Node, axis: str, old_units: NDArray[np.bool_], members: int) -
     return f"`{node.name}` normalises over units of `{axis}`, which {found}"
 
 
-def _rms_shrinks(node: Node, old: Node, ratio: float) -> float | None:
-    """Return by what a root-mean-square norm multiplies old units when zeros join them, if eps was scaled for it."""
-    if node.op.kind != "rmsnorm" or ratio == 1.0:
+def _filled_up(node: Node, old: Node, ratio: float) -> float | None:
+    """Return by what a norm multiplies old units when others fill them up, if its eps was scaled for it."""
+    wanted = None if ratio == 1.0 else old.op.filled_up(ratio)
+    if wanted is None:
         return None
-    eps, old_eps = getattr(node.op, "eps"), getattr(old.op, "eps")  # noqa: B009
-    return 1.0 / sqrt(ratio) if np.isclose(eps, old_eps * ratio, rtol=1e-12, atol=0.0) else None
+    eps, scaled = getattr(node.op, "eps"), getattr(wanted, "eps")  # noqa: B009
+    return 1.0 / sqrt(ratio) if np.isclose(eps, scaled, rtol=1e-12, atol=0.0) else None
+
+
+def _no_shift(p: Prover, node: Node) -> bool:
+    """Whether nothing is added to new units."""
+    spec = p.spec(node.name, "bias")
+    fill = None if spec is None else new_fill(p, node, spec)
+    return spec is None or (fill is not None and fill.is_zero)
 
 
 def _gain(p: Prover, node: Node, size: int) -> NDArray[np.float64]:
