@@ -15,7 +15,8 @@ from irgrow.grammar import syntax as s
 LARGEST_SOURCE = 1 << 20
 DEEPEST_NESTING = 64
 LONGEST_NAME = 128
-LONGEST_NUMBER = 18
+LONGEST_INTEGER = 18
+LONGEST_REAL = 32  # every float is written with at most 24
 _BRACKETS = re.compile(r'#[^\n]*|"[^"\n]*"|[(\[{]|[)\]}]')
 _READABLE = {
     "PATH": "a name",
@@ -50,9 +51,9 @@ def _path(token: Token) -> str:
     return str(token.value)
 
 
-def _number(token: Token) -> str:
-    if len(token) > LONGEST_NUMBER:
-        raise _TooLong(token, "a number", LONGEST_NUMBER)
+def _number(token: Token, most: int) -> str:
+    if len(token) > most:
+        raise _TooLong(token, "a number", most)
     return str(token.value)
 
 
@@ -122,10 +123,10 @@ class _Builder(Transformer[Token, Any]):
         return s.Negative("-" if minus else "+", operand, _start(signs[0]), _end(operand))
 
     def integer(self, token: Token) -> s.Literal:
-        return s.Literal(int(_number(token)), token.start_pos or 0, token.end_pos or 0)
+        return s.Literal(int(_number(token, LONGEST_INTEGER)), token.start_pos or 0, token.end_pos or 0)
 
     def float(self, token: Token) -> s.Literal:
-        return s.Literal(float(_number(token)), _start(token), _end(token))
+        return s.Literal(float(_number(token, LONGEST_REAL)), _start(token), _end(token))
 
     def string(self, token: Token) -> s.Literal:
         return s.Literal(token.value[1:-1], _start(token), _end(token))

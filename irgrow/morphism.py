@@ -154,6 +154,19 @@ class Morphism:
         """Names of the new parameters that are not kept as they are."""
         return tuple(name for name, t in self.transfers.items() if not (isinstance(t, Keep) and t.name == name))
 
+    @cached_property
+    def blends(self) -> bool:
+        """Whether copies were moved apart by noise, or new units average old ones.
+
+        The gradients of old entries are then not multiples of the old gradients, even if the function is the same.
+        """
+        return any(_blends(t) for t in self.transfers.values())
+
+    @cached_property
+    def scales(self) -> bool:
+        """Whether old entries were multiplied, so that an adaptive optimizer takes other steps."""
+        return any(_scales(t) for t in self.transfers.values())
+
     def then(self, second: Morphism) -> Morphism:
         """Return the rewrite that does this one and then another.
 
@@ -197,6 +210,18 @@ class Morphism:
                 return None
             edits[atom] = inverse
         return Morphism(self.after, self.before, transfers, edits, self.seed, f"undo: {self.summary}")
+
+
+def _blends(t: Transfer) -> bool:
+    if isinstance(t, Chain):
+        return any(_blends(step.transfer) for step in t.steps)
+    return isinstance(t, Select) and (any(t.noise) or any(f.averages for f in t.fills))
+
+
+def _scales(t: Transfer) -> bool:
+    if isinstance(t, Chain):
+        return any(_scales(step.transfer) for step in t.steps)
+    return isinstance(t, Select) and any(f is not None for f in t.scale)
 
 
 def predecessor(t: Transfer) -> str | None:

@@ -1,6 +1,6 @@
 """Duplicate units: copies that share the fan-out evenly, whatever their number.
 
-Every reader divides by the multiplicity of a unit. Over a whole axis read by layer, root-mean-square or group norms this
+Every reader divides by the multiplicity of a unit. Over a whole axis read by layer, root-mean-square or group norms it
 is exact too, since integer replication leaves their statistics as they are. Copies are parted by noise in the fan-out
 that sums to zero over the copies of a unit, so the function stays; without noise they would receive the same gradients
 for ever, which is refused.

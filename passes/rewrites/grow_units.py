@@ -5,6 +5,11 @@ was; their fan-in is random, so the fan-out receives a gradient at once and the 
 the new units are zero themselves, if their activation maps zero to zero; fan-in and bias then receive the gradient,
 unless the activation's slope at zero is zero (ReLU) or a batch norm stands in between, which is refused.
 
+Where the units of a residual stream are normalised together, zero fan-in is the way: a root-mean-square norm sees zeros
+join, and multiplying its old gains by sqrt(d / d') and its eps by d / d' makes up for them exactly. A layer norm needs
+new units that are the mean of the old ones (`zero = mean`: every new row of what writes to the stream is the mean of
+the old rows), which it centres to zero; or zeros, where the stream is centred already. What reads the norm is random.
+
 On the head dimension of attention nothing reads the new entries of queries and keys but their product, so the new rows
 of the query are zero. Exact in training and evaluation up to rounding; where units are normalised together, or a reader
 has no weights (a sum, a product with another stream), the verdict says why it is not.
@@ -15,12 +20,12 @@ Source: Maile (2023), 3.1 and 6.2; Chen et al. (2016), Net2Net.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from irgrow.axes import atoms
 from irgrow.edits import Edits, Impossible, growth
 from irgrow.errors import OptionError
-from irgrow.fills import ZERO, Fill, Masked, XavierUniform
+from irgrow.fills import ZERO, Fill, Masked, Mean, XavierUniform
 from irgrow.graph import Graph
 from irgrow.morphism import Morphism
 from irgrow.ops import Coupling, Role, integer, plan, site, word
@@ -30,6 +35,7 @@ from irgrow.passes.initializers.random import Random
 from irgrow.passes.preservation import Prover
 from irgrow.passes.preservation.liveness import behind_batch_statistics
 from irgrow.passes.primitives import by_role, resize
+from irgrow.passes.sharing import filled_up, regained
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,8 @@ class GrowUnits(Pass):
         axis: An axis, or a node that carries it.
         count: How many units more.
         init: How the side that is not zero starts.
-        zero: The side that starts at zero: `fan_out` or `fan_in`.
+        zero: The side that starts at zero: `fan_out` or `fan_in`; with `mean` units start as the mean of the old ones,
+            which a layer norm makes zero of; with `neither` both sides start as `init` says.
 
     >>> str(GrowUnits("f1", 8))
     'grow_units(f1, 8)'
@@ -51,7 +58,7 @@ class GrowUnits(Pass):
     axis: str = site("")
     count: int = integer(1, high=1 << 24)
     init: Initializer = plan("initializer", Random())
-    zero: str = word("fan_out", "fan_in", default="fan_out")
+    zero: str = word("fan_out", "fan_in", "mean", "neither", default="fan_out")
 
     @property
     def site(self) -> str:
@@ -68,18 +75,18 @@ class GrowUnits(Pass):
         return None
 
     def needs(self, graph: Graph, site: str) -> tuple[str, ...]:
-        if self.zero == "fan_in":
+        if self.zero in ("fan_in", "mean"):
             return ()
         return self.init.needs(graph, growth(graph, graph.axis(site), self.count))
 
     def rewrite(self, graph: Graph, site: str, context: Context) -> Morphism:
         edits = growth(graph, graph.axis(site), self.count)
-        if self.zero == "fan_in":
-            behind: dict[str, Fill] = dict.fromkeys(_passed_on(graph, edits), XavierUniform(match=True))
-            return self._checked(self._resize(graph, edits, context, ZERO, behind, XavierUniform()))
+        if self.zero in ("fan_in", "mean"):
+            return self._on_stream(graph, edits, context)
         chosen = self.init.chosen(Newborns(graph, edits, context))
-        morphism = self._resize(graph, edits, context, self.init.default(), chosen, ZERO)
-        if not _contracted(graph, edits):
+        reads = ZERO if self.zero == "fan_out" else self.init.default()
+        morphism = self._resize(graph, edits, context, self.init.default(), chosen, reads)
+        if self.zero == "neither" or not _contracted(graph, edits):
             return morphism
         prover = Prover(morphism)
         prover.run()
@@ -91,11 +98,25 @@ class GrowUnits(Pass):
                 chosen[name] = Masked(chosen.get(name, self.init.default()), tuple(sorted(rows)))
         return self._resize(graph, edits, context, self.init.default(), chosen, ZERO)
 
+    def _on_stream(self, graph: Graph, edits: Edits, context: Context) -> Morphism:
+        """Grow with units that are zero, or the mean of the old ones, and with norms that make up for them."""
+        made: Fill = ZERO if self.zero == "fan_in" else Mean()
+        chosen = dict.fromkeys(_passed_on(graph, edits), cast(Fill, XavierUniform(match=True)))
+        chosen |= dict.fromkeys(_added(graph, edits), made)
+        norms = filled_up(graph, edits)
+        ops = {name: op for name, (op, _) in norms.items()}
+        fills = by_role(made, XavierUniform(), made, chosen)
+        morphism = regained(resize(graph, edits, fills, context.seed, self._summary, ops), norms)
+        return self._checked(morphism)
+
     def _resize(
         self, graph: Graph, edits: Edits, context: Context, makes: Fill, chosen: dict[str, Fill], reads: Fill
     ) -> Morphism:
-        summary = f"grow {self.axis} by {self.count}"
-        return resize(graph, edits, by_role(makes, reads, ZERO, chosen), context.seed, summary)
+        return resize(graph, edits, by_role(makes, reads, ZERO, chosen), context.seed, self._summary)
+
+    @property
+    def _summary(self) -> str:
+        return f"grow {self.axis} by {self.count}"
 
     def _checked(self, morphism: Morphism) -> Morphism:
         """Refuse a zero fan-in that is not zero where it is read, or whose first step would be a leap."""
@@ -119,6 +140,16 @@ def _passed_on(graph: Graph, edits: Edits) -> list[str]:
             if roles == {Role.MAKES} and len(spec.dims) > 1:
                 found.append(graph.param_name(node.name, spec.name))
     return found
+
+
+def _added(graph: Graph, edits: Edits) -> list[str]:
+    """Return what is added to units, or put beside them, along an axis: it must start as they do."""
+    return [
+        graph.param_name(node.name, spec.name)
+        for node in graph
+        if node.op.facts.additive and not graph.reach[node.name].isdisjoint(edits)
+        for spec in graph.specs[node.name]
+    ]
 
 
 def _contracted(graph: Graph, edits: Edits) -> bool:

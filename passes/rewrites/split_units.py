@@ -1,6 +1,6 @@
 """Split units: every one becomes two that share what is read of it, and are parted so that they can differ.
 
-Fan-in, bias and norm entries are copied; of the weights that read the unit one copy gets `share`, the other the rest, so
+Fan-in, bias and norm entries are copied; of the weights that read a unit one copy gets `share`, the other the rest, so
 the function is what it was. Two copies that share alike would receive the same gradients for ever; that is refused.
 They are parted by unequal shares, by noise in the fan-out that cancels (exact), or by noise of both signs in the
 fan-in (w + n and w - n; the function changes, to second order where the activation is smooth and the shares equal).
