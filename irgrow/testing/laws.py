@@ -257,7 +257,7 @@ def prune_is_mask(case: Case) -> None:
     morphism: Morphism | None = result.morphism
     if morphism is None or not morphism.edits or any((m == NEW).any() for m in morphism.edits.values()):
         return
-    if _normalises(morphism):
+    if _normalises(morphism) or any(len(np.unique(m)) < len(m) for m in morphism.edits.values()):
         return
     masked = dict(case.params)
     for name, transfer in morphism.transfers.items():

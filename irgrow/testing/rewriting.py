@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from hypothesis import strategies as st
@@ -35,7 +36,8 @@ def _option(attribute: Attribute, graph: Graph) -> st.SearchStrategy[Any]:
             return st.lists(st.integers(low, low + 5), min_size=1, max_size=3, unique=True).map(tuple)
         case "real":
             start = float(attribute.low if attribute.low is not None else -1.0)
-            return st.floats(start, start + 2.0, exclude_min=attribute.open_low)
+            end = min(start + 2.0, attribute.high if attribute.high is not None else inf)
+            return st.floats(start, end, exclude_min=attribute.open_low, exclude_max=attribute.open_high)
         case "flag":
             return st.booleans()
         case "word":
