@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,9 +20,10 @@ from irgrow import registry
 from irgrow.errors import CompilerBug, OptionError, RefusedError
 from irgrow.journal import Entry, Receipt
 from irgrow.network import Network, seed_of
+from irgrow.newborns import settle
 from irgrow.probing import Probed, evaluating, probe
 from irgrow.swap import apply
-from irgrow.verdict import Exact, Refused
+from irgrow.verdict import Approximate, Exact, Refused
 
 ERROR_BOUND = {torch.float64: 1e-8, torch.float32: 1e-2}
 """A rewrite proved exact whose measured error is beyond this is a bug of ours, and is rolled back."""
@@ -59,12 +61,17 @@ def rewrite(
     applied = apply(net, planned.morphism)
     error, losses = None, None
     try:
+        for grown in (net, *(a for t in net.tracked if isinstance(a := getattr(t.average, "module", None), Network))):
+            if recorded is not None:
+                settle(grown, planned.morphism, recorded)
         if before is not None:
             after = _outputs(net, batch, loss)
             assert after is not None
             error = relative_error(after[0], before[0])
             losses = None if loss is None else (before[1], after[1])
             _check_error(net, planned.verdict, error, str(pass_), seed)
+            if isinstance(verdict, Approximate):
+                verdict = replace(verdict, measured=error)
     except BaseException:
         applied.restore()
         raise
