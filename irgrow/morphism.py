@@ -7,15 +7,15 @@ slots, averages and masks; `irgrow.transfer` applies them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from irgrow.axes import NEW, IndexMap, compose
+from irgrow.axes import NEW, IndexMap
 from irgrow.errors import CompilerBug
 from irgrow.fills import ZERO, Fill, Given, fill_from_json, fill_to_json
 from irgrow.graph import Graph
@@ -101,17 +101,22 @@ class New:
 
 @dataclass(frozen=True)
 class Step:
-    """One transfer of a chain: the tensor it makes, and the seed of the rewrite it comes from."""
+    """One transfer of a chain: the tensor it makes, and the seed of the rewrite it comes from.
+
+    `reads` says, for the parameters it reads beside the one it continues, where those come from in the first graph;
+    a parameter it does not list is the old one of that name.
+    """
 
     transfer: Transfer
     seed: int
     name: str
     shape: tuple[int, ...]
+    reads: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True)
 class Chain:
-    """Transfers one after the other."""
+    """Transfers one after the other; each continues what the one before it made."""
 
     steps: tuple[Step, ...]
 
@@ -175,28 +180,15 @@ class Morphism:
         """
         if second.before != self.after:
             raise CompilerBug("morphisms compose only end to end")
-        transfers = {}
-        for name, later in second.transfers.items():
-            steps = _steps(second, name, later)
-            first = steps[0].transfer
-            source = _source(first)
-            if source is not None:
-                steps = (*_steps(self, source, self.transfers[source]), *steps)
-            elif isinstance(first, Compute):
-                steps = (replace(steps[0], transfer=self._computed(first)), *steps[1:])
-            transfers[name] = _simplified(steps)
-        return Morphism(self.before, second.after, transfers, {}, self.seed, f"{self.summary}; {second.summary}")
+        from irgrow.composing import composed
 
-    def _computed(self, later: Compute) -> Compute:
-        sources = [self.transfers[name] for name in later.names]
-        if not all(isinstance(s, Keep) for s in sources):
-            raise CompilerBug("a computed parameter cannot follow a rewrite of its sources in one morphism")
-        return replace(later, names=tuple(s.name for s in sources if isinstance(s, Keep)))
+        summary = f"{self.summary}; {second.summary}"
+        return Morphism(self.before, second.after, composed(self, second), {}, self.seed, summary)
 
     def inverse(self) -> Morphism | None:
         """Return the rewrite that undoes this one, where nothing old was lost: it prunes what was added."""
         transfers: dict[str, Transfer] = {}
-        origin = {_source(t): (name, t) for name, t in self.transfers.items() if _source(t) is not None}
+        origin = {source_of(t): (name, t) for name, t in self.transfers.items() if source_of(t) is not None}
         for name in self.before.params:
             found = origin.get(name)
             back = found and _inverse(found[0], found[1])
@@ -224,59 +216,19 @@ def _scales(t: Transfer) -> bool:
     return isinstance(t, Select) and any(f is not None for f in t.scale)
 
 
+def source_of(t: Transfer) -> str | None:
+    """Return the old parameter whose entries, gradients and slots a new one continues; `None` if it starts afresh."""
+    return source_of(t.steps[0].transfer) if isinstance(t, Chain) else getattr(t, "name", None)
+
+
 def predecessor(t: Transfer) -> str | None:
     """Return the old parameter whose place in an optimizer's groups a new one takes, and whether it is frozen."""
-    return t.names[0] if isinstance(t, Compute) else _source(t)
-
-
-def _source(t: Transfer) -> str | None:
-    return t.name if isinstance(t, Keep | Select | Gather | Cut) else None
-
-
-def _steps(morphism: Morphism, name: str, t: Transfer) -> tuple[Step, ...]:
-    """Return a transfer of a morphism as steps."""
-    return t.steps if isinstance(t, Chain) else (Step(t, morphism.seed, name, morphism.after.param_shape(name)),)
-
-
-def _simplified(steps: tuple[Step, ...]) -> Transfer:
-    """Drop what only keeps, join selections that draw nothing, and unwrap a chain of one."""
-    done: list[Step] = []
-    for step in steps:
-        t, previous = step.transfer, done[-1].transfer if done else None
-        if isinstance(previous, Keep) and isinstance(t, Keep | Select | Gather):
-            done[-1] = replace(step, transfer=replace(t, name=previous.name))
-        elif isinstance(t, Keep) and previous is not None:
-            continue
-        elif isinstance(previous, Select) and isinstance(t, Select) and _settled(previous) and _settled(t):
-            done[-1] = replace(step, transfer=_joined(previous, t))
-        else:
-            done.append(step)
-    if len(done) == 1 and _settled(done[0].transfer):
-        return done[0].transfer
-    return Chain(tuple(done))
-
-
-def _settled(t: Transfer) -> bool:
-    """Whether a transfer draws no numbers, so that its seed does not matter."""
-    if isinstance(t, Select):
-        drawn = any(t.noise) or t.plus is not None
-        return not drawn and not any(m is not None and bool((m == NEW).any()) for m in t.maps)
-    return isinstance(t, Keep | Compute | Cut) or (isinstance(t, Gather) and not bool((t.index == NEW).any()))
-
-
-def _joined(first: Select, second: Select) -> Select:
-    dims = range(len(second.maps))
-    maps = tuple(compose(second.maps[d], first.maps[d]) for d in dims)
-    scale = tuple(_product(second.factor(d), first.factor(d), second.maps[d]) for d in dims)
-    grad = tuple(_product(second.grad_factor(d), first.grad_factor(d), second.maps[d]) for d in dims)
-    return Select(first.name, maps, second.fills, scale, grad)
-
-
-def _product(second: Scale | None, first: Scale | None, m: IndexMap | None) -> Scale | None:
-    moved = first if first is None or m is None else first[m]
-    if second is None or moved is None:
-        return moved if second is None else second
-    return second * moved
+    if not isinstance(t, Chain):
+        return t.names[0] if isinstance(t, Compute) else source_of(t)
+    first = t.steps[0]
+    reads = {read.name: read.transfer for read in first.reads}
+    found = predecessor(first.transfer)
+    return predecessor(reads[found]) if isinstance(first.transfer, Compute) and found in reads else found
 
 
 def _inverse(name: str, t: Transfer) -> Transfer | None:
@@ -364,8 +316,7 @@ def transfer_to_json(t: Transfer) -> dict[str, Any]:
         case New(fill, fan_in):
             return {"kind": "new", "fill": fill_to_json(fill), "fan_in": fan_in}
         case Chain(steps):
-            listed = [[transfer_to_json(s.transfer), s.seed, s.name, list(s.shape)] for s in steps]
-            return {"kind": "chain", "steps": listed}
+            return {"kind": "chain", "steps": [_step_to_json(s) for s in steps]}
 
 
 def transfer_from_json(data: Mapping[str, Any]) -> Transfer:
@@ -390,10 +341,16 @@ def transfer_from_json(data: Mapping[str, Any]) -> Transfer:
         case "new":
             return New(fill_from_json(data["fill"]), data["fan_in"])
         case "chain":
-            return Chain(
-                tuple(Step(transfer_from_json(t), seed, name, tuple(shape)) for t, seed, name, shape in data["steps"])
-            )
+            return Chain(tuple(_step_from_json(*step) for step in data["steps"]))
     raise CompilerBug(f"unknown transfer {data['kind']!r}")
+
+
+def _step_to_json(s: Step) -> list[Any]:
+    return [transfer_to_json(s.transfer), s.seed, s.name, list(s.shape), [_step_to_json(r) for r in s.reads]]
+
+
+def _step_from_json(t: Any, seed: int, name: str, shape: Sequence[int], reads: Sequence[Any] = ()) -> Step:
+    return Step(transfer_from_json(t), seed, name, tuple(shape), tuple(_step_from_json(*r) for r in reads))
 
 
 def _plus_to_json(plus: Compute | Given | None) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from irgrow.axes import NEW
 from irgrow.errors import RefusedError
 from irgrow.fills import ZERO
-from irgrow.morphism import Chain, Cut, Gather, Keep, Morphism, New, Select, Transfer
+from irgrow.morphism import Chain, Gather, Morphism, Select, Step, Transfer, source_of
 from irgrow.transfer import Kind, move
 
 
@@ -71,7 +71,7 @@ def carried_state(
     slots = known_slots(optimizer)
     found: dict[str, dict[str, Any]] = {}
     for name in morphism.touched:
-        source = _source(morphism.transfers[name])
+        source = source_of(morphism.transfers[name])
         state = optimizer.state.get(old[source]) if source is not None and source in old else None
         if not state or carry is Carry.FRESH or source is None:
             continue
@@ -79,13 +79,21 @@ def carried_state(
         for key, value in found[name].items():
             if not isinstance(value, Tensor) or value.shape != old[source].shape or key not in slots:
                 continue
-            sources = {source: value}
-            shape = tuple(new[name].shape)
-            transfer = morphism.transfers[name]
-            moved = move(transfer, sources, shape, name, morphism.seed, slots[key], ZERO)
-            warm = carry is Carry.SIBLINGS and slots[key] in _WARM
-            found[name][key] = _warmed(moved, transfer) if warm or key in _NEEDS_POSITIVE else moved
+            warm = (carry is Carry.SIBLINGS and slots[key] in _WARM) or key in _NEEDS_POSITIVE
+            step = Step(morphism.transfers[name], morphism.seed, name, tuple(new[name].shape))
+            found[name][key] = _carried(step, source, value, slots[key], warm)
     return found
+
+
+def _carried(step: Step, source: str, value: Tensor, kind: Kind, warm: bool) -> Tensor:
+    """Move a slot by a transfer; new entries are warmed after every rewrite of a chain, as if it were alone."""
+    transfer = step.transfer
+    if isinstance(transfer, Chain):
+        for part in transfer.steps:
+            value = _carried(part, source_of(part.transfer) or source, value, kind, warm)
+        return value
+    moved = move(transfer, {source: value}, step.shape, step.name, step.seed, kind, ZERO)
+    return _warmed(moved, transfer) if warm else moved
 
 
 def _slot(key: str, value: Any, param: Tensor, slots: Mapping[str, Kind], optimizer: Optimizer) -> Any:
@@ -95,17 +103,6 @@ def _slot(key: str, value: Any, param: Tensor, slots: Mapping[str, Kind], optimi
         return value.clone() if value.dim() == 0 else value
     name = type(optimizer).__name__
     raise RefusedError(f"state `{key}` of {name} has shape {list(value.shape)}, its parameter {list(param.shape)}")
-
-
-def _source(t: Transfer) -> str | None:
-    """Return the old parameter whose state a new one continues."""
-    match t:
-        case Keep(name) | Select(name) | Gather(name) | Cut(name):
-            return name
-        case Chain(steps):
-            return _source(steps[0].transfer)
-        case New() | _:
-            return None
 
 
 def _warmed(moved: Tensor, transfer: Transfer) -> Tensor:

@@ -19,7 +19,7 @@ from irgrow.axes import NEW
 from irgrow.errors import RefusedError
 from irgrow.fills import ZERO
 from irgrow.invariants import check_invariants, orphans
-from irgrow.morphism import Cut, Gather, Keep, Morphism, Select, predecessor
+from irgrow.morphism import Chain, Keep, Morphism, Select, predecessor, source_of
 from irgrow.network import Network
 from irgrow.slots import carried_state, place_new
 from irgrow.transfer import Kind, carried_params, move
@@ -70,7 +70,7 @@ def apply(net: Network, morphism: Morphism) -> Swap:
     averages = [_averaged(t.average, morphism, new) for t in net.tracked]
     swap = Swap(net, morphism, old, new, module)
     left_out = orphans(net, old)
-    adopted = {name for name, t in morphism.transfers.items() if getattr(t, "name", None) in left_out}
+    adopted = {name for name, t in morphism.transfers.items() if source_of(t) in left_out}
     try:
         _install(swap)
         for i, (tracked, state, average) in enumerate(zip(net.tracked, states, averages, strict=True)):
@@ -101,11 +101,12 @@ def _new_params(net: Network, morphism: Morphism, old: Mapping[str, Tensor]) -> 
         parameter = nn.Parameter(tensor, requires_grad=source.requires_grad if source is not None else True)
         if source is not None:
             parameter.__dict__.update(source.__dict__)
-            if source.grad is not None and isinstance(transfer, Select | Gather | Cut):  # others have none
+            origin = source_of(transfer)
+            if source.grad is not None and origin is not None:  # what is computed has none
                 shape = tuple(tensor.shape)
                 with torch.no_grad():
                     parameter.grad = move(
-                        transfer, {transfer.name: source.grad}, shape, name, morphism.seed, Kind.GRADIENT, ZERO
+                        transfer, {origin: source.grad}, shape, name, morphism.seed, Kind.GRADIENT, ZERO
                     )
         made[name] = parameter
     return made
@@ -175,13 +176,23 @@ def _averaged(average: Any, morphism: Morphism, live: Mapping[str, Tensor]) -> S
     new = _new_params(inner, morphism, old)
     with torch.no_grad():
         for name in morphism.touched:
-            _adopt(new[name], live[name], morphism.transfers[name])
+            _adopt(new[name], live[name], morphism.transfers[name], old)
     module = registry.call("lower", morphism.after, new, _reusable(inner, morphism), inner.shareable)
     _take_over(inner, morphism, module)
     return Swap(inner, morphism, old, new, module)
 
 
-def _adopt(average: Tensor, live: Tensor, transfer: Any) -> None:
+def _adopt(average: Tensor, live: Tensor, transfer: Any, old: Mapping[str, Tensor]) -> None:
+    source = source_of(transfer)
+    if (
+        isinstance(transfer, Chain)
+        and source is not None
+        and all(isinstance(s.transfer, Select) for s in transfer.steps)
+    ):
+        ones = {source: torch.ones_like(old[source])}
+        kept = move(transfer, ones, tuple(average.shape), "", 0, Kind.FREE, ZERO).bool()
+        average.copy_(torch.where(kept, average, live.detach().to(average)))
+        return
     if not isinstance(transfer, Select):
         average.copy_(live)
         return

@@ -16,7 +16,20 @@ from irgrow.axes import NEW, IndexMap
 from irgrow.computing import compute
 from irgrow.errors import CompilerBug
 from irgrow.fills import Fill, Given, generator
-from irgrow.morphism import Chain, Compute, Cut, Gather, Keep, Morphism, New, Select, Transfer
+from irgrow.morphism import (
+    Chain,
+    Compute,
+    Cut,
+    Gather,
+    Keep,
+    Morphism,
+    New,
+    Select,
+    Step,
+    Transfer,
+    predecessor,
+    source_of,
+)
 
 Draws = Callable[[], np.random.Generator]
 """Makes the generator of a tensor's random entries; most tensors have none."""
@@ -75,11 +88,24 @@ def move(
         case Compute():
             return _computed(transfer, old)
         case Chain(steps):
-            tensors = dict(old)
-            for s in steps:
-                tensors[s.name] = move(s.transfer, tensors, s.shape, s.name, s.seed, kind, fill, like)
-            return tensors[steps[-1].name]
+            return _chained(steps, old, kind, fill, like)
     raise CompilerBug(f"unknown transfer {transfer}")
+
+
+def _chained(
+    steps: tuple[Step, ...], old: Mapping[str, Tensor], kind: Kind, fill: Fill | None, like: Tensor | None
+) -> Tensor:
+    """Apply steps one after the other; beside the tensor it continues, a step reads what stood in front of it."""
+    made: Tensor | None = None
+    for step in steps:
+        reads = step.reads if kind is Kind.VALUE else ()
+        seen = {r.name: move(r.transfer, old, r.shape, r.name, r.seed, like=like) for r in reads}
+        source = source_of(step.transfer)
+        if made is not None and source is not None:
+            seen[source] = made
+        made = move(step.transfer, {**old, **seen} if seen else old, step.shape, step.name, step.seed, kind, fill, like)
+    assert made is not None, "a chain has a step"
+    return made
 
 
 def _select(t: Select, old: Tensor, shape: tuple[int, ...], rng: Draws, kind: Kind, fill: Fill | None) -> Tensor:
@@ -192,7 +218,7 @@ def _fill(
         if chosen.averages:
             kept = torch.from_numpy(np.setdiff1d(np.arange(new.shape[dim]), added)).to(new.device)
             mean = new.detach().index_select(dim, kept).double().mean(dim, keepdim=True)
-            slab = np.broadcast_to(mean.cpu().numpy(), slab.shape)
+            slab = np.broadcast_to(mean.cpu().numpy(), slab.shape).copy()
         if chosen.matched:
             slab = slab * _match(slab, old, dim)
         new.index_copy_(dim, index, torch.from_numpy(np.ascontiguousarray(slab)).to(new))
@@ -240,9 +266,8 @@ def carried_params(morphism: Morphism, old: Mapping[str, Tensor]) -> dict[str, T
 
 def _template(transfer: Transfer, old: Mapping[str, Tensor], like: Tensor) -> Tensor:
     """Return an old tensor whose device and precision a new one takes."""
-    if isinstance(transfer, Select | Gather | Cut):
-        return old[transfer.name]
-    if isinstance(transfer, Compute):
-        return old[transfer.names[0]]
+    source = predecessor(transfer)
+    if source is not None:
+        return old[source]
     floats = (t for t in old.values() if t.is_floating_point())
     return next(floats, like)
