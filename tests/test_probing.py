@@ -22,6 +22,10 @@ def network(seed=0):
     return net
 
 
+def images(count):
+    return torch.randn(count, 3, 6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+
+
 def loss(outputs):
     return (outputs**2).mean()
 
@@ -31,7 +35,7 @@ def probed(net, batch, nodes=("relu_1",)):
 
 
 def test_gradients_are_those_of_a_backward_pass():
-    net, batch = network(), torch.randn(4, 3, 6, 5, dtype=torch.float64)
+    net, batch = network(), images(4)
     found = probed(net, batch).gradients
     net.eval()
     loss(net(batch)).backward()
@@ -42,7 +46,7 @@ def test_gradients_are_those_of_a_backward_pass():
 
 def test_what_is_off_has_the_gradient_it_would_have():
     """By central differences on the effective weight."""
-    net, batch = network(), torch.randn(4, 3, 6, 5, dtype=torch.float64)
+    net, batch = network(), images(4)
     found = probed(net, batch).gradients["d.weight"]
     off = (net.params["d.mask"] == 0).nonzero()[:5]
     net.eval()
@@ -59,7 +63,7 @@ def test_what_is_off_has_the_gradient_it_would_have():
 
 
 def test_signals_are_the_gradients_of_values():
-    net, batch = network(), torch.randn(4, 3, 6, 5, dtype=torch.float64)
+    net, batch = network(), images(4)
     found = probed(net, batch)
     weight, mask, bias = net.params["d.weight"], net.params["d.mask"], net.params["d.bias"]
     value = found.values["relu_1"].clone().requires_grad_()
@@ -68,14 +72,14 @@ def test_signals_are_the_gradients_of_values():
 
 
 def test_without_a_loss_only_values_are_recorded():
-    net, batch = network(), torch.randn(2, 3, 6, 5, dtype=torch.float64)
+    net, batch = network(), images(2)
     found = probe(net.graph, net.module, net.params, (batch,), ("relu_1",))
     assert found.gradients is found.signals is None
     assert not found.values["relu_1"].requires_grad
 
 
 def test_nothing_of_the_network_changes():
-    net, batch = network(), torch.randn(4, 3, 6, 5, dtype=torch.float64)
+    net, batch = network(), images(4)
     before = {name: value.detach().clone() for name, value in net.params.items()}
     state = torch.get_rng_state()
     probed(net, batch)
@@ -87,13 +91,13 @@ def test_nothing_of_the_network_changes():
 
 
 def test_frozen_parameters_have_gradients_too():
-    net, batch = network(), torch.randn(2, 3, 6, 5, dtype=torch.float64)
+    net, batch = network(), images(2)
     net.params["c.weight"].requires_grad_(False)
     assert set(probed(net, batch).gradients) == {n for n, _ in net.named_parameters()}
 
 
 def test_a_loss_that_depends_on_nothing_gives_zeros():
-    net, batch = network(), torch.randn(2, 3, 6, 5, dtype=torch.float64)
+    net, batch = network(), images(2)
     found = probe(net.graph, net.module, net.params, (batch,), ("relu_1",), lambda outputs: torch.zeros(()))
     assert all((g == 0).all() for g in found.gradients.values())
     assert (found.signals["relu_1"] == 0).all()
