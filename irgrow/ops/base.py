@@ -318,6 +318,11 @@ class Op:
         """Return the dimension a statistics op works along, and the axis of the groups it forms there."""
         return s.inputs[0].rank - 1, ONE
 
+    @property
+    def averages(self) -> bool:
+        """Whether a statistics op takes means over units, which replicas of all of them leave as they are."""
+        return True
+
     def filled_up(self, ratio: float) -> Op | None:
         """Return the statistics op that leaves old units as they are when units join them that change nothing.
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from irgrow.attributes import flag, real, width
-from irgrow.axes import Axis, prod
+from irgrow.axes import Axis, prod, size_of
+from irgrow.errors import Diagnostic, ProgramError
 from irgrow.fills import ONES, ZERO
 from irgrow.ops.base import (
     Array,
@@ -20,8 +21,10 @@ from irgrow.ops.base import (
     ParamSpec,
     Role,
     Signature,
+    Sizes,
     TensorType,
     Typing,
+    numel,
 )
 
 if TYPE_CHECKING:
@@ -177,6 +180,11 @@ class GroupNorm(_ChannelsFirst):
 
     def normalises(self, s: Signature) -> tuple[int, Axis]:
         return 0, s.axes["groups"]
+
+    def resized(self, s: Signature, old: Sizes, new: Sizes) -> GroupNorm:
+        if numel(s.output.dims, new) == size_of(s.axes["groups"], new):
+            raise ProgramError([Diagnostic("groupnorm of a single value in every group gives zero whatever it reads")])
+        return self
 
     def evaluate(self, e: Evaluation, *inputs: Array) -> Array:
         (x,) = inputs

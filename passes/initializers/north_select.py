@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from irgrow.axes import NEW, Atom, IndexMap
+from irgrow.axes import NEW, Atom, IndexMap, atoms
 from irgrow.backends.reference import as_array
 from irgrow.edits import Impossible
 from irgrow.fills import Fill, Given, XavierUniform
@@ -67,6 +67,8 @@ class NorthSelect(Initializer):
                 raise Impossible(f"north_select needs a dense layer or convolution that makes `{atom}`")
             if newborns.graph.signatures[maker].axes["units"] != Atom(atom):
                 raise Impossible(f"north_select needs `{atom}` to be all the units of `{maker}`")
+            if any(a.name in newborns.edits for a in atoms(newborns.graph.specs[maker][0].dims[1])):
+                raise Impossible(f"`{maker}` makes units of `{atom}` and reads them; north_select knows no new fan-in")
             fills[newborns.graph.param_name(maker, "weight")] = Given(self._select(newborns, maker, count))
         return fills
 

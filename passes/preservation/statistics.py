@@ -44,7 +44,9 @@ def statistics(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
     for g in range(count):
         part = slice(g * members, (g + 1) * members)
         old_units, company = source[part] != NEW, status[part]
-        intact = _complete(source[part], old_members) and k.factor is None and bool((company[old_units] == SAME).all())
+        replicas = len(np.unique(source[part][old_units])) < int(old_units.sum())
+        whole = _complete(source[part], old_members) and (old.op.averages or not replicas)
+        intact = whole and k.factor is None and bool((company[old_units] == SAME).all())
         joining = company[~old_units]
         harmless = shrunk is not None and (
             bool((joining == harmless_company).all()) or (centred and bool((joining == ZERO).all()))
