@@ -1,13 +1,22 @@
-"""Receipts and the journal: what one rewrite did, and the list of all."""
+"""Receipts and the journal: what one rewrite did, and the list of all.
+
+Written as JSON, in a file of its own or in the `run.json` of a checkpoint, a journal is what
+`irgrow.passes.replay` needs to do the same rewrites again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from irgrow.cost import cost
+from irgrow.errors import CheckpointError
+from irgrow.files import replace_text
 from irgrow.morphism import Morphism
 from irgrow.verdict import Verdict
 
@@ -73,6 +82,8 @@ class Entry:
         after: Digest of the program after.
         parameters: Trainable parameters after.
         step: The training step, if it happened in training.
+        used: What of a batch its numbers came from: nothing, `norms` (running statistics of new units), `statistics`
+            (values of nodes) or `gradients`.
     """
 
     number: int
@@ -83,10 +94,45 @@ class Entry:
     after: str
     parameters: int
     step: int | None = None
+    used: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON form."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Any) -> Entry:
+        """Read an entry back; what a later version added is left out.
+
+        Raises:
+            CheckpointError: It is not an entry.
+        """
+        if not isinstance(data, Mapping):
+            raise CheckpointError(f"expected an entry, found {_shown(data)}")
+        found: dict[str, Any] = {}
+        for f in fields(cls):
+            kinds = _KINDS[str(f.type)]
+            if f.name not in data and f.default is MISSING:
+                raise CheckpointError(f"an entry has no `{f.name}`")
+            value = data.get(f.name, f.default)
+            if isinstance(value, bool) or not isinstance(value, kinds):
+                raise CheckpointError(f"`{f.name}` of an entry cannot be {_shown(value)}")
+            found[f.name] = value
+        return cls(**found)
+
+
+_KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "str": (str,), "int | None": (int, type(None))}
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def seed_of(*parts: object) -> int:
+    """Return a seed of 63 bits derived from its parts."""
+    text = "\0".join(map(str, parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 @dataclass
@@ -114,7 +160,9 @@ class Journal:
         return "\n".join(lines) if lines else "no rewrites yet"
 
     def add(self, entry: Entry, morphism: Morphism) -> None:
-        """Append a rewrite."""
+        """Append a rewrite; behind one that cannot be undone, what no undo reaches any more is let go."""
+        if not morphism.edits and morphism.inverse() is None:
+            self.morphisms = {number: m for number, m in self.morphisms.items() if m.edits}
         self.entries.append(entry)
         self.morphisms[entry.number] = morphism
         self.counter = entry.number + 1
@@ -128,6 +176,24 @@ class Journal:
         return {"counter": self.counter, "entries": [e.to_json() for e in self.entries]}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Journal:
-        """Read a journal back."""
-        return cls([Entry(**e) for e in data["entries"]], {}, data["counter"])
+    def from_json(cls, data: Any) -> Journal:
+        """Read a journal back.
+
+        Raises:
+            CheckpointError: It is not a journal.
+        """
+        if not isinstance(data, Mapping) or not isinstance(data.get("entries"), list):
+            raise CheckpointError("expected a journal, with its `entries`")
+        entries = [Entry.from_json(e) for e in data["entries"]]
+        counter = data.get("counter")
+        if isinstance(counter, bool) or not isinstance(counter, int):
+            raise CheckpointError("a journal has a `counter`")
+        return cls(entries, {}, counter)
+
+    def write(self, path: str | Path) -> None:
+        """Write it as JSON; the file is replaced in one step.
+
+        Raises:
+            OptionError: It cannot be written.
+        """
+        replace_text(Path(path), json.dumps(self.to_json(), indent=1) + "\n")

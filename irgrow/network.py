@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -381,12 +380,6 @@ def build(
     if init is not None and init not in schemes:
         raise OptionError(f"unknown initialisation `{init}`; known are {', '.join(schemes)}")
     return Network(graph, initial_params(graph, seed, dtype, schemes.get(init or "")), seed).to(device)
-
-
-def seed_of(*parts: object) -> int:
-    """Return a seed of 63 bits derived from its parts."""
-    text = "\0".join(map(str, parts))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def as_inputs(batch: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:

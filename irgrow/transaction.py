@@ -9,24 +9,33 @@ everything is put back.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from irgrow import registry
-from irgrow.errors import CompilerBug, OptionError, RefusedError
-from irgrow.journal import Entry, Receipt
-from irgrow.network import Network, seed_of
+from irgrow.errors import CompilerBug, RefusedError
+from irgrow.journal import Entry, Receipt, seed_of
+from irgrow.network import Network
 from irgrow.newborns import settle
 from irgrow.probing import Probed, evaluating, probe
-from irgrow.swap import apply
-from irgrow.verdict import Approximate, Exact, Refused
+from irgrow.swap import Swap, apply
+from irgrow.verdict import Approximate, Exact, Refused, required
 
 ERROR_BOUND = {torch.float64: 1e-8, torch.float32: 1e-2}
 """A rewrite proved exact whose measured error is beyond this is a bug of ours, and is rolled back."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A rewrite that was tried: refused, or in place and still to be committed or restored."""
+
+    receipt: Receipt
+    swap: Swap | None = None
+    entry: Entry | None = None
 
 
 def rewrite(
@@ -37,33 +46,84 @@ def rewrite(
     step: int | None,
     recorded: tuple[Tensor, ...] | None,
     require: str,
+    seed: int | None = None,
 ) -> Receipt:
-    """Run a pass on a live network; see `Network.rewrite`."""
-    started = time.perf_counter()
-    if require not in ("any", "exact"):
-        raise OptionError(f"`require` takes any or exact, found {require}")
+    """Run a pass on a live network; see `Network.rewrite`. The seed is derived from the network's unless given."""
+    return rewrite_all(net, (pass_,), batch, loss, step, recorded, require, seed)[0]
+
+
+def rewrite_all(
+    net: Network,
+    passes: Sequence[Any],
+    batch: tuple[Tensor, ...] | None,
+    loss: Callable[..., Tensor] | None,
+    step: int | None,
+    recorded: tuple[Tensor, ...] | None,
+    require: str,
+    seed: int | None = None,
+) -> list[Receipt]:
+    """Run passes one after the other as a single transaction: all of them, or none.
+
+    Returns:
+        The receipts; if one was refused, it is the last, and the network is what it was.
+    """
+    required(Exact(), require)
     if net.has_pending_backward:
         raise RefusedError(
             "a forward pass was recorded and its backward pass has not run: its gradients would be lost; "
             "run backward, or drop the outputs and the loss, before rewriting"
         )
-    seed = seed_of(net.seed, net.journal.counter, pass_)
+    tried: list[Attempt] = []
+    try:
+        for number, pass_ in enumerate(passes, net.journal.counter):
+            own = seed_of(net.seed, number, pass_) if seed is None else seed
+            tried.append(_attempt(net, pass_, batch, loss, step, recorded, require, number, own))
+            if not tried[-1].receipt.applied:
+                _restore(tried)
+                return [t.receipt for t in tried]
+    except BaseException:
+        _restore(tried)
+        raise
+    for attempt in tried:
+        if attempt.swap is not None and attempt.entry is not None:
+            attempt.swap.commit()
+            net.journal.add(attempt.entry, attempt.swap.morphism)
+    return [t.receipt for t in tried]
+
+
+def _restore(tried: Sequence[Attempt]) -> None:
+    for attempt in reversed(tried):
+        if attempt.swap is not None:
+            attempt.swap.restore()
+
+
+def _attempt(
+    net: Network,
+    pass_: Any,
+    batch: tuple[Tensor, ...] | None,
+    loss: Callable[..., Tensor] | None,
+    step: int | None,
+    recorded: tuple[Tensor, ...] | None,
+    require: str,
+    number: int,
+    seed: int,
+) -> Attempt:
+    """Put a rewrite in place without committing it; on any failure nothing has changed."""
+    started = time.perf_counter()
     probed = _probed(net, pass_, recorded, loss)
     context = registry.lookup("context")(net.params, seed, probed.values, probed.gradients, probed.signals)
     planned = registry.call("plan", pass_, net.graph, context)
     sites = (pass_.site,)
-    verdict = planned.verdict
-    if require == "exact" and verdict.applies and not verdict.preserves:
-        verdict = Refused(f"an exact rewrite is required, this one {verdict}", pass_.site)
+    verdict = required(planned.verdict, require, pass_.site)
     if isinstance(verdict, Refused):
-        return Receipt(str(pass_), verdict, sites, seconds=time.perf_counter() - started)
+        return Attempt(Receipt(str(pass_), verdict, sites, seconds=time.perf_counter() - started))
     before = _outputs(net, batch, loss)
     applied = apply(net, planned.morphism)
-    error, losses = None, None
+    error, losses, settled = None, None, False
     try:
         for grown in (net, *(a for t in net.tracked if isinstance(a := getattr(t.average, "module", None), Network))):
             if recorded is not None:
-                settle(grown, planned.morphism, recorded)
+                settled |= settle(grown, planned.morphism, recorded)
         if before is not None:
             after = _outputs(net, batch, loss)
             assert after is not None
@@ -75,14 +135,14 @@ def rewrite(
     except BaseException:
         applied.restore()
         raise
-    applied.commit()
     old, new = planned.morphism.before, planned.morphism.after
-    entry = Entry(
-        net.journal.counter, str(pass_), str(planned.verdict), seed, old.digest, new.digest, new.count(), step
+    used = (
+        "gradients" if probed.gradients is not None else "statistics" if probed.values else "norms" if settled else ""
     )
-    net.journal.add(entry, planned.morphism)
+    text = str(planned.verdict)
+    entry = Entry(number, str(pass_), text, seed, old.digest, new.digest, new.count(), step, used)
     seconds = time.perf_counter() - started
-    return Receipt(str(pass_), verdict, sites, error, losses, seconds, planned.morphism)
+    return Attempt(Receipt(str(pass_), verdict, sites, error, losses, seconds, planned.morphism), applied, entry)
 
 
 def undo(net: Network) -> Receipt:

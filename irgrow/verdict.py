@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from irgrow.errors import Span
+from irgrow.errors import OptionError, Span
 
 
 @dataclass(frozen=True)
@@ -97,3 +97,19 @@ class Refused(Verdict):
         place = f"{self.span}: " if self.span is not None else ""
         at = f" `{self.site}`" if self.site else ""
         return f"{place}refused{at}: {self.reason}"
+
+
+def required(verdict: Verdict, require: str, site: str | None = None) -> Verdict:
+    """Return the verdict, or a refusal if sameness is required (`exact`) and not proved.
+
+    Raises:
+        OptionError: `require` is neither `any` nor `exact`.
+
+    >>> print(required(Changes("`a` is gone"), "exact", "h"))
+    refused `h`: an exact rewrite is required, this one changes the function: `a` is gone
+    """
+    if require not in ("any", "exact"):
+        raise OptionError(f"`require` takes any or exact, found {require}")
+    if require == "exact" and verdict.applies and not verdict.preserves:
+        return Refused(f"an exact rewrite is required, this one {verdict}", site)
+    return verdict

@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from irgrow.attributes import call_text
+from irgrow.attributes import call_text, textual_name
 from irgrow.edits import Impossible
 from irgrow.errors import ProgramError
 from irgrow.fills import generator
 from irgrow.graph import Graph
 from irgrow.morphism import Morphism
+from irgrow.passes.contracts import check_ensured, unmet
 from irgrow.passes.preservation import Prover, inseparable_copies, newborns_without_gradient
 from irgrow.verdict import Refused, Verdict
 from irgrow.verify import check_level, verify
@@ -52,10 +53,14 @@ class Pass:
     Class attributes:
         may_leave_dead: Whether new units without gradient are allowed; no pass of irgrow does.
         counted: Whether `at` adds as many units to the site as it is given, so that limits can cut the number.
+        requires: Properties the graph must have, by name; see `irgrow.passes.contracts`.
+        ensures: Properties its result has.
     """
 
     may_leave_dead: ClassVar[bool] = False
     counted: ClassVar[bool] = False
+    requires: ClassVar[tuple[str, ...]] = ()
+    ensures: ClassVar[tuple[str, ...]] = ()
 
     def __str__(self) -> str:
         return call_text(self)
@@ -107,10 +112,15 @@ def plan(pass_: Pass, graph: Graph, context: Context | None = None) -> Plan:
 
     Returns:
         The verdict, with the morphism unless it is `Refused`.
+
+    Raises:
+        CompilerBug: The result does not have a property the pass ensures.
     """
     context = context or Context()
     site = pass_.site
     span = graph[site].span if site in graph else None
+    if (lacking := unmet(pass_.requires, graph)) is not None:
+        return Plan(Refused(f"`{textual_name(type(pass_))}` requires {lacking}", site, span))
     reason = pass_.match(graph, site)
     if reason is not None:
         return Plan(Refused(reason, site, span))
@@ -122,6 +132,7 @@ def plan(pass_: Pass, graph: Graph, context: Context | None = None) -> Plan:
         return Plan(Refused(f"the result would not be well-formed: {error.diagnostics[0].message}", site, span))
     if check_level() > 0 and (violations := verify(morphism.after, graph)):
         return Plan(Refused(f"the result would not be well-formed: {violations[0].message}", site, span))
+    check_ensured(pass_.ensures, pass_, context.seed, graph, morphism.after)
     prover = Prover(morphism, context.params)
     prover.run()
     if not pass_.may_leave_dead and (dead := newborns_without_gradient(prover) or inseparable_copies(prover)):

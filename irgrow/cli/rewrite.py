@@ -1,7 +1,8 @@
-"""`irgrow rewrite`: apply passes to a program or a checkpoint."""
+"""`irgrow rewrite`: apply passes, a pipeline or a journal to a program or checkpoint, or say why one does not apply."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,88 +12,156 @@ from irgrow.cli.common import JsonOption, NetOption, SetOption, for_programs, gr
 from irgrow.errors import OptionError
 
 if TYPE_CHECKING:
-    from irgrow.passes import Pass
+    from irgrow.graph import Graph
+    from irgrow.network import Network
+    from irgrow.passes import Pipeline
+
+    Work = Callable[[Graph | Network], "Outcome"]
+
+Rows = list[dict[str, Any]]
+Outcome = tuple[Rows, "Graph | None"]
+"""A row for every rewrite, and the new program; none if one was refused."""
 
 
 def rewrite(
     file: Annotated[Path, typer.Argument(help="A program (.irg) or a checkpoint folder.", show_default=False)],
-    passes: Annotated[list[str], typer.Argument(help="Passes, such as 'grow_units(f1, 8)'.", show_default=False)],
+    passes: Annotated[
+        list[str] | None, typer.Argument(help="Passes, such as 'grow_units(f1, 8)'.", show_default=False)
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Where to: a program, or for a checkpoint a folder."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of random numbers.")] = 0,
+    pipeline: Annotated[
+        Path | None,
+        typer.Option("--pipeline", help="A file of passes, one to a line or with `;` between them."),
+    ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option("--replay", help="A journal (JSON) or a checkpoint with one, whose rewrites are done again."),
+    ] = None,
+    explain: Annotated[
+        str | None,
+        typer.Option("--explain", help="A pass: print for every site its verdict, or why it does not apply there."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Of random numbers; checkpoints and journals have their own.")
+    ] = None,
     require: Annotated[str, typer.Option("--require", help="any, or exact to refuse all else.")] = "any",
     net: NetOption = None,
     set_: SetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Apply passes in order; print each verdict and the new program. Exit code 1 if one is refused."""
-    from irgrow.grammar import parse_pass
+    """Apply passes in order; print each verdict and the new program.
 
+    The passes are named, or stand in a pipeline or in a journal. They are all applied or none is: exit code 1, and
+    nothing is written, if one is refused or if an entry of the journal does not match. --explain applies nothing.
+    """
+    if sum(source not in (None, []) for source in (passes, pipeline, replay, explain)) != 1:
+        raise OptionError("give passes, or one of --pipeline, --replay and --explain")
     if require not in ("any", "exact"):
         raise OptionError(f"--require takes any or exact, found {require}")
-    parsed = [parse_pass(text) for text in passes]
+    if seed is not None and (replay is not None or is_checkpoint(file)):
+        raise OptionError(f"--seed is for programs, {replay or file} has its own")
+    if explain is not None:
+        if output is not None:
+            raise OptionError("--explain writes nothing and takes no --output")
+        _explain(file, explain, seed or 0, net, set_, json)
+        return
+    if replay is not None:
+        if require != "any":
+            raise OptionError("--require is for passes, a journal is replayed as it is")
+        work = _replaying(replay, json)
+    else:
+        work = _running(_pipeline(passes or [], pipeline), require, seed or 0, json)
     if is_checkpoint(file):
         for_programs(file, net, set_)
-        rows, text = _on_checkpoint(file, parsed, output, require)
+        rows, graph = _on_checkpoint(file, output, work)
     else:
-        rows, text = _on_program(file, parsed, output, require, seed, net, set_)
+        rows, graph = _on_program(file, output, work, net, set_)
     if json:
-        print_json({"rewrites": rows, "program": text})
-    else:
-        for row in rows:
-            note(f"{row['pass']}: {row['verdict']}")
-        if text is not None and output is None:
-            typer.echo(text, nl=False)
-    if text is None:
+        print_json({"rewrites": rows, "program": None if graph is None else str(graph)})
+    elif graph is not None and output is None:
+        typer.echo(str(graph), nl=False)
+    if graph is None:
         raise typer.Exit(1)
 
 
-def _row(pass_: Pass, verdict: Any, before: Any, after: Any) -> dict[str, Any]:
-    from irgrow.cost import cost
-
-    row = {"pass": str(pass_), "verdict": str(verdict), "kind": verdict.word}
-    if after is not None:
-        row["parameters"] = cost(after).parameters - cost(before).parameters
-        row["macs"] = cost(after).macs - cost(before).macs
-    return row
+# what is done --------------------------------------------------------------------------------------------------------
 
 
-def _on_program(
-    file: Path,
-    parsed: list[Pass],
-    output: Path | None,
-    require: str,
-    seed: int,
-    net: str | None,
-    set_: list[str] | None,
-) -> tuple[list[dict[str, Any]], str | None]:
-    from irgrow.files import replace_text
-    from irgrow.passes import Context, plan
-    from irgrow.verdict import Refused
+def _pipeline(passes: list[str], file: Path | None) -> Pipeline:
+    from irgrow.grammar import parse_pass
+    from irgrow.grammar.program import read_text
+    from irgrow.passes import Pipeline
 
-    graph = graph_of(file, net, set_)
-    rows: list[dict[str, Any]] = []
-    for pass_ in parsed:
-        planned = plan(pass_, graph, Context(seed=seed))
-        verdict = planned.verdict
-        if require == "exact" and verdict.applies and not verdict.preserves:
-            verdict = Refused(f"an exact rewrite is required, this one {verdict}", pass_.site)
-        if planned.morphism is None or not verdict.applies:
-            rows.append(_row(pass_, verdict, graph, None))
+    if file is None:
+        return Pipeline(tuple(parse_pass(text) for text in passes))
+    return Pipeline.parse(read_text(file, str(file)), str(file))
+
+
+def _running(pipeline: Pipeline, require: str, seed: int, json: bool) -> Work:
+    """Return what runs a pipeline on a program or a network."""
+    from irgrow.graph import Graph
+    from irgrow.passes import Context, run
+
+    def work(target: Graph | Network) -> Outcome:
+        if isinstance(target, Graph):
+            trace = run(pipeline, target, Context(seed=seed), atomic=True, require=require)
+        else:
+            trace = pipeline.apply(target, atomic=True, require=require)
+        rows = [step.to_json() for step in trace]
+        _say(rows, json)
+        return rows, None if trace.given_up else trace.after
+
+    return work
+
+
+def _replaying(file: Path, json: bool) -> Work:
+    """Return what replays a journal on a program or a network."""
+    from irgrow.grammar import render
+    from irgrow.graph import Graph
+    from irgrow.passes import Mismatch, read_journal, replay
+
+    recorded = read_journal(file)
+
+    def work(target: Graph | Network) -> Outcome:
+        graph = target if isinstance(target, Graph) else target.graph
+        rows: Rows = []
+        try:
+            for step in replay(recorded, target):
+                rows.append(step.to_json())
+                _say(rows[-1:], json)
+                graph = step.after
+        except Mismatch as error:
+            if json:
+                rows.append({"pass": None, "verdict": error.diagnostic.full, "kind": "mismatch"})
+            else:
+                note(render([error.diagnostic]))
             return rows, None
-        rows.append(_row(pass_, verdict, graph, planned.morphism.after))
-        graph = planned.morphism.after
-    text = str(graph)
-    if output is not None:
-        replace_text(output, text)
-    return rows, text
+        return rows, graph
+
+    return work
 
 
-def _on_checkpoint(
-    folder: Path, parsed: list[Pass], output: Path | None, require: str
-) -> tuple[list[dict[str, Any]], str | None]:
+def _say(rows: Rows, json: bool) -> None:
+    for row in () if json else rows:
+        note(f"{row['pass']}: {row['verdict']}")
+
+
+# to what -------------------------------------------------------------------------------------------------------------
+
+
+def _on_program(file: Path, output: Path | None, work: Work, net: str | None, set_: list[str] | None) -> Outcome:
+    from irgrow.files import replace_text
+
+    rows, graph = work(graph_of(file, net, set_))
+    if graph is not None and output is not None:
+        replace_text(output, str(graph))
+    return rows, graph
+
+
+def _on_checkpoint(folder: Path, output: Path | None, work: Work) -> Outcome:
     from irgrow import checkpoint
 
     if output is None:
@@ -101,12 +170,29 @@ def _on_checkpoint(
     if saved.run["optimizers"]:
         note("note: the optimizer state of a run is not carried by the command line; the result holds the network only")
     net = checkpoint.network(saved)
-    rows = []
-    for pass_ in parsed:
-        before = net.graph
-        receipt = net.rewrite(pass_, require=require)
-        rows.append(_row(pass_, receipt.verdict, before, net.graph if receipt.applied else None))
-        if not receipt.applied:
-            return rows, None
-    checkpoint.save(net, output)
-    return rows, str(net.graph)
+    rows, graph = work(net)
+    if graph is not None:
+        checkpoint.save(net, output)
+    return rows, graph
+
+
+def _explain(file: Path, text: str, seed: int, net: str | None, set_: list[str] | None, json: bool) -> None:
+    """Print what a pass would come to at every site."""
+    from irgrow.grammar import parse_pass
+    from irgrow.passes import Context, remarks
+
+    pass_ = parse_pass(text)
+    params = None
+    if is_checkpoint(file):
+        from irgrow import checkpoint
+
+        for_programs(file, net, set_)
+        saved = checkpoint.read(file)
+        graph, params = saved.graph, saved.params
+    else:
+        graph = graph_of(file, net, set_)
+    found = remarks(pass_, graph, Context(params, seed))
+    if json:
+        print_json([row.to_json() for row in found])
+    else:
+        typer.echo(str(found))
