@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+import torch
 
 from irgrow import build, load, save
 from irgrow.grammar import parse, parse_pass
@@ -170,3 +171,253 @@ def test_a_refusal_writes_no_checkpoint(folder, irgrow, checkpoint, options):
     answer = irgrow("rewrite", "ck", *options, "-o", "out")
     assert (answer.code, answer.out) == (1, "")
     assert os.listdir(folder) == ["ck"]
+
+
+# pipelines -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_pipeline_is_its_passes(irgrow, net, write):
+    file = write(f"# twice wider\n{GROWN}; {GROWN}\n\n{DEEPER}  # and deeper\n", "wider.txt")
+    found, wanted = irgrow("rewrite", net, "--pipeline", file), irgrow("rewrite", net, GROWN, GROWN, DEEPER)
+    assert found == wanted
+    assert found.code == 0
+    assert len(found.err.splitlines()) == 3
+
+
+def test_a_pipeline_is_all_or_nothing(folder, irgrow, net, checkpoint, write):
+    file = write(f"{GROWN}\ngrow_units(x, 1)\n{DEEPER}", "p.txt")
+    for target in (net, "ck"):
+        answer = irgrow("rewrite", target, "--pipeline", file, "-o", "out")
+        assert (answer.code, answer.out) == (1, "")
+        assert [line.split(":")[0] for line in answer.err.splitlines()] == [GROWN, "grow_units(x)"]
+        assert sorted(os.listdir(folder)) == ["ck", "net.irg", "p.txt"]
+
+
+def test_mistakes_in_a_pipeline_are_located_in_its_file(mistake, net, write):
+    error = mistake("rewrite", net, "--pipeline", write(f"{GROWN}\n  grow_unit(h, 2)", "p.txt"))
+    assert "p.txt:2:3: error: unknown pass `grow_unit`" in error
+    assert "did you mean `grow_units`?" in error
+    assert "  grow_unit(h, 2)" in error
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(), (GROWN, "--explain", GROWN), ("--pipeline", "p.txt", "--replay", "j.json"), (GROWN, "--pipeline", "p.txt")],
+    ids=["none", "two", "files", "both"],
+)
+def test_passes_come_from_one_place(mistake, net, write, options):
+    write(GROWN, "p.txt")
+    wanted = "error: give passes, or one of --pipeline, --replay and --explain\n"
+    assert mistake("rewrite", net, *options) == wanted
+
+
+def test_options_that_mean_nothing_are_refused(mistake, net, checkpoint, write):
+    write(json.dumps(checkpoint.journal.to_json()), "j.json")
+    assert "--seed is for programs, ck has its own" in mistake("rewrite", "ck", GROWN, "--seed", 1, "-o", "out")
+    assert "--seed is for programs, j.json has its own" in mistake("rewrite", net, "--replay", "j.json", "--seed", 1)
+    assert "--require is for passes" in mistake("rewrite", net, "--replay", "j.json", "--require", "exact")
+    assert "--explain writes nothing" in mistake("rewrite", net, "--explain", GROWN, "-o", "out.irg")
+
+
+# replay --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def grown(folder, write, checkpoint):
+    """A network that was rewritten, with its journal as a file and in a checkpoint."""
+    network = load(folder / "ck")
+    for text in (GROWN, DEEPER, PRUNED, GROWN):
+        assert network.rewrite(text, step=3).applied
+    network.journal.write(folder / "journal.json")
+    save(network, folder / "grown")
+    return network
+
+
+@pytest.mark.parametrize("journal", ["journal.json", "grown", "grown/run.json"])
+def test_a_program_is_replayed(folder, irgrow, net, grown, journal):
+    answer = irgrow("rewrite", net, "--replay", journal, "-o", "again.irg")
+    assert (answer.code, answer.out) == (0, "")
+    assert [line.split(":")[0] for line in answer.err.splitlines()] == [GROWN, DEEPER, PRUNED, GROWN]
+    assert parse((folder / "again.irg").read_text()).digest == grown.graph.digest
+
+
+def test_a_checkpoint_is_replayed_bit_for_bit(folder, fine, grown):
+    fine("rewrite", "ck", "--replay", "journal.json", "-o", "again")
+    again = load(folder / "again")
+    assert again.graph == grown.graph
+    found, wanted = again.state_dict(), grown.state_dict()
+    assert set(found) == set(wanted)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert again.journal.to_json() == grown.journal.to_json()
+
+
+def test_seeds_of_undone_rewrites_are_not_used_again(folder, fine, write, checkpoint):
+    network = load(folder / "ck")
+    network.rewrite(GROWN)
+    network.undo()
+    network.rewrite(GROWN)
+    network.journal.write(folder / "journal.json")
+    fine("rewrite", "ck", "--replay", "journal.json", "-o", "again")
+    assert torch.equal(load(folder / "again").params["h.weight"], network.params["h.weight"])
+    network = load(folder / "ck")
+    network.rewrite(GROWN)
+    assert not torch.equal(load(folder / "again").params["h.weight"], network.params["h.weight"])
+
+
+@pytest.mark.parametrize("field", ["before", "after"])
+@pytest.mark.parametrize("target", ["net.irg", "ck"])
+def test_a_digest_that_does_not_match_stops_and_names_the_entry(folder, irgrow, net, grown, target, field):
+    data = grown.journal.to_json()
+    data["entries"][2][field] = "0" * 64
+    (folder / "journal.json").write_text(json.dumps(data, indent=1))
+    there = sorted(os.listdir(folder))
+    answer = irgrow("rewrite", target, "--replay", "journal.json", "-o", "out")
+    assert (answer.code, answer.out) == (1, "")
+    assert f"entry 2 `{PRUNED}`: it " in answer.err
+    assert "000000000000" in answer.err
+    line = next(
+        i for i, text in enumerate((folder / "journal.json").read_text().splitlines(), 1) if '"number": 2' in text
+    )
+    assert f"journal.json:{line}:4: error" in answer.err
+    assert sorted(os.listdir(folder)) == there
+    found = json.loads(irgrow("rewrite", target, "--replay", "journal.json", "-o", "out", "--json").out)
+    assert (found["program"], [row["kind"] for row in found["rewrites"]]) == (None, ["exact", "exact", "mismatch"])
+
+
+def test_another_program_is_a_mismatch_at_once(irgrow, write, grown):
+    answer = irgrow("rewrite", write(NET.replace("w = 3", "w = 4"), "other.irg"), "--replay", "journal.json")
+    assert answer.code == 1
+    assert "entry 0 `grow_units(h, 2)`: it was done on the program" in answer.err
+    assert "is this the program the journal started from?" in answer.err
+
+
+def test_a_pass_that_is_refused_now_is_a_mismatch(folder, irgrow, net, grown):
+    data = grown.journal.to_json()
+    data["entries"][0]["rewrite"] = "grow_units(x, 2)"
+    (folder / "journal.json").write_text(json.dumps(data))
+    answer = irgrow("rewrite", net, "--replay", "journal.json")
+    assert answer.code == 1
+    assert "entry 0 `grow_units(x, 2)`: " in answer.err
+    assert "is locked" in answer.err
+
+
+def test_what_looked_at_a_batch_is_not_replayed(folder, irgrow, net, checkpoint):
+    network = load(folder / "ck")
+    images = torch.randn(5, 4)
+    assert network.rewrite("grow_units(h, 1, init = north_select(8))", statistics=images).applied
+    network.journal.write(folder / "journal.json")
+    for target in (net, "ck"):
+        answer = irgrow("rewrite", target, "--replay", "journal.json", "-o", "out")
+        assert (answer.code, answer.out) == (1, "")
+        assert "it looked at the values of a batch, which the journal does not hold" in answer.err
+        assert not (folder / "out").exists()
+
+
+def test_statistics_of_norms_are_not_in_the_program(folder, irgrow, write):
+    """The graph can be replayed, the tensors of the network cannot."""
+    program = write("net n(x: [4]) { return x |> h: dense(3) |> batchnorm |> relu |> dense(2) }", "bn.irg")
+    network = build((folder / program).read_text(), seed=1)
+    save(network, folder / "seed")
+    assert network.rewrite(GROWN, statistics=torch.randn(9, 4)).applied
+    network.journal.write(folder / "journal.json")
+    assert parse(irgrow("rewrite", program, "--replay", "journal.json").out) == network.graph
+    answer = irgrow("rewrite", "seed", "--replay", "journal.json", "-o", "out")
+    assert answer.code == 1
+    assert "running statistics of new units from a batch" in answer.err
+
+
+ENTRY = {"number": 0, "rewrite": GROWN, "verdict": "exact", "seed": 1, "before": "", "after": "", "parameters": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", "not a journal"),
+        ("{", "not a journal"),
+        ("[1, 2]", "not a journal: expected a journal, with its `entries`"),
+        ('{"layers": 3}', "not a journal: expected a journal, with its `entries`"),
+        ('{"entries": 3, "counter": 1}', "with its `entries`"),
+        ('{"entries": []}', "a journal has a `counter`"),
+        ('{"entries": [3], "counter": 1}', "expected an entry, found 3"),
+        ('{"entries": [{"number": 0}], "counter": 1}', "an entry has no `rewrite`"),
+        (json.dumps({"entries": [{**ENTRY, "seed": "x"}], "counter": 1}), "`seed` of an entry cannot be"),
+        (json.dumps({"entries": [{**ENTRY, "seed": True}], "counter": 1}), "`seed` of an entry cannot be true"),
+        (json.dumps({"entries": [{**ENTRY, "rewrite": "grow_unit(h)"}], "counter": 1}), "did you mean `grow_units`?"),
+        (json.dumps({"entries": [{**ENTRY, "rewrite": "((("}], "counter": 1}), "entry 0 `(((`: expected"),
+        ("[" * 100_000, "not a journal"),
+        ('{"entries": [{"number": ' + "9" * 5000 + "}]}", "not a journal"),
+    ],
+)
+def test_damaged_and_foreign_journals_are_bad_input(mistake, net, write, text, found):
+    error = mistake("rewrite", net, "--replay", write(text, "journal.json"))
+    assert "journal.json" in error
+    assert found in error
+
+
+def test_journals_that_cannot_be_read_are_bad_input(folder, mistake, net, checkpoint):
+    assert "no such file" in mistake("rewrite", net, "--replay", "nowhere.json")
+    (folder / "binary.json").write_bytes(b"\xff\xfe\x00")
+    assert "expected UTF-8 text" in mistake("rewrite", net, "--replay", "binary.json")
+    data = bytearray((folder / "ck" / "run.json").read_bytes())
+    data[-3] ^= 1
+    (folder / "ck" / "run.json").write_bytes(bytes(data))
+    assert "damaged" in mistake("rewrite", net, "--replay", "ck")
+
+
+def test_entries_of_earlier_and_later_versions_are_read(fine, net, write, grown, folder):
+    data = grown.journal.to_json()
+    for entry in data["entries"]:
+        del entry["used"]
+        entry["colour"] = "blue"
+    write(json.dumps(data), "journal.json")
+    assert parse(fine("rewrite", net, "--replay", "journal.json")) == grown.graph
+
+
+# why not here --------------------------------------------------------------------------------------------------------
+
+
+def test_explaining_lists_every_site(folder, fine, net):
+    before = os.listdir(folder)
+    lines = fine("rewrite", net, "--explain", GROWN).splitlines()
+    assert lines[0].split() == ["site", "at", "verdict"]
+    assert [line.split()[0] for line in lines[1:]] == ["x", "h", "relu_1", "head"]
+    assert lines[1] == "x       1:7   refused: axis `x` is locked: interface: `x` is an input of the network"
+    assert lines[2].split() == ["h", "1:39", "exact"]
+    assert os.listdir(folder) == before
+    assert (folder / net).read_text() == NET
+
+
+def test_explanations_as_json(fine, net):
+    rows = json.loads(fine("rewrite", net, "--explain", "prune_units(h, [0])", "--json"))
+    assert [(row["site"], row["kind"]) for row in rows] == [
+        ("x", "refused"),
+        ("h", "changes"),
+        ("relu_1", "changes"),
+        ("head", "refused"),
+    ]
+    assert rows[1] | {"verdict": ""} == {
+        "site": "h",
+        "pass": "prune_units(h, [0])",
+        "kind": "changes",
+        "verdict": "",
+        "line": 1,
+        "column": 39,
+    }
+
+
+def test_explanations_see_the_weights_of_a_checkpoint(folder, fine, checkpoint):
+    with torch.no_grad():
+        checkpoint.params["head.weight"][:, 0] = 0.0
+    save(checkpoint, folder / "zero")
+    assert "changes the function" in fine("rewrite", "ck", "--explain", "prune_units(h, [0])")
+    assert "changes the function" not in fine("rewrite", "zero", "--explain", "prune_units(h, [0])")
+
+
+def test_what_is_explained_must_be_a_pass(mistake, net):
+    assert "unknown pass `grow`" in mistake("rewrite", net, "--explain", "grow")
+
+
+def test_the_help_names_every_source(fine):
+    text = " ".join(fine("rewrite", "--help").split())
+    for option in ("--pipeline", "--replay", "--explain", "--require", "--seed"):
+        assert option in text
