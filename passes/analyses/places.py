@@ -59,15 +59,25 @@ def measured(graph: Graph, maker: str) -> str:
 
 @remembered
 def hidden_axes(graph: Graph) -> tuple[str, ...]:
-    """Return the editable axes whose units are all made by layers with an activation right behind them."""
+    """Return the editable axes whose units are all made by layers with an activation right behind them.
+
+    Of the layers of a gated unit (SwiGLU), which are multiplied with one another, one with an activation is enough.
+    """
     return tuple(a for a in editable_axes(graph) if _activated(graph, a))
 
 
 def _activated(graph: Graph, atom: str) -> bool:
     made = makers(graph, atom)
-    return bool(made) and all(
-        graph[m].op.coupling is Coupling.MIXING and activation(graph, m) is not None for m in made
-    )
+    if not made or any(graph[m].op.coupling is not Coupling.MIXING for m in made):
+        return False
+    bare = [m for m in made if activation(graph, m) is None]
+    return len(bare) < len(made) and all(_multiplied(graph, m) for m in bare)
+
+
+def _multiplied(graph: Graph, maker: str) -> bool:
+    """Whether the units of a maker go into a product."""
+    last = [maker, *(node.name for node in path(graph, maker))][-1]
+    return [graph[user].op.coupling for user in graph.users[last]] == [Coupling.PRODUCT]
 
 
 @remembered

@@ -35,3 +35,15 @@ def test_sets_of_axes():
     assert editable_axes(GRAPH) == ("stem", "c1", "f1")
     mlp = parse("net n(x: [4]) { return x |> a: dense(3) |> relu |> b: dense(3) |> tanh |> dense(1) }")
     assert hidden_axes(mlp) == ("a", "b")
+
+
+def test_gated_units_are_hidden():
+    text = """net n(x: [4]) {
+      gate = x |> g: dense(h) |> silu
+      up = x |> u: dense(h)
+      return gate * up |> dense(2)
+    }"""
+    graph = parse(text.replace("{\n", "{\n axis h = 6\n", 1))
+    assert hidden_axes(graph) == ("h",)
+    bare = parse(text.replace("{\n", "{\n axis h = 6\n", 1).replace(" |> silu", ""))
+    assert hidden_axes(bare) == ()
