@@ -57,7 +57,7 @@ class Result:
 
 def as_array(value: Any) -> Array:
     """Return numbers from NumPy or torch as a float64 array."""
-    detached = value.detach().cpu().numpy() if hasattr(value, "detach") else value
+    detached = value.detach().cpu().double().numpy() if hasattr(value, "detach") else value
     return np.asarray(detached, dtype=np.float64)
 
 

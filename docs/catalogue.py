@@ -15,7 +15,7 @@ from irgrow.growth import BUNDLES, CADENCES
 from irgrow.grammar.program import SHIPPED
 from irgrow.grammar.sugar import COMBINATORS, FUNCTIONS
 from irgrow.ops import OPS, WORDS
-from irgrow.passes import INITIALIZERS, PASSES, TRIGGERS
+from irgrow.passes import INITIALIZERS, PASSES, SALIENCIES, TRIGGERS
 from irgrow.training import DATA, OPTIMIZERS, SCHEDULES
 
 INTRODUCTION = """# Catalogue
@@ -67,6 +67,7 @@ def catalogue() -> str:
         parts.append(entry(cls) + "\n" + _paragraphs(explanation.partition("\n\n")[2]) + "\n")
     for title, classes in (
         ("Initializers", INITIALIZERS),
+        ("Saliencies", SALIENCIES),
         ("Triggers", TRIGGERS),
         ("Cadences", CADENCES),
         ("Bundles", BUNDLES),

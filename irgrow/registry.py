@@ -29,6 +29,7 @@ _TABLE = {
 _GROUPS = {
     "pass": "irgrow.passes:PASSES",
     "initializer": "irgrow.passes:INITIALIZERS",
+    "saliency": "irgrow.passes:SALIENCIES",
     "trigger": "irgrow.passes:TRIGGERS",
     "cadence": "irgrow.growth:CADENCES",
     "bundle": "irgrow.growth:BUNDLES",

@@ -13,20 +13,53 @@ from irgrow.passes.replaying import Mismatch, read_journal, replay
 from irgrow.passes.rewrites.duplicate_units import DuplicateUnits
 from irgrow.passes.rewrites.grow_units import GrowUnits
 from irgrow.passes.rewrites.insert_layer import InsertLayer
+from irgrow.passes.rewrites.prune_globally import PruneGlobally
 from irgrow.passes.rewrites.prune_units import PruneUnits
 from irgrow.passes.rewrites.split_units import SplitUnits
+from irgrow.passes.saliency.apoz import Apoz
+from irgrow.passes.saliency.base import Saliency
+from irgrow.passes.saliency.dormancy import Dormancy
+from irgrow.passes.saliency.fisher import Fisher
+from irgrow.passes.saliency.magnitude import Magnitude
+from irgrow.passes.saliency.norm_gain import NormGain
+from irgrow.passes.saliency.random import RandomSaliency
+from irgrow.passes.saliency.redundancy import Redundancy
+from irgrow.passes.saliency.taylor import Taylor
+from irgrow.passes.saliency.variance import Variance
 from irgrow.passes.trace import Trace, TraceStep
 from irgrow.passes.triggers.base import Memory, Trigger, View
 from irgrow.passes.triggers.effective_dimension import EffectiveDimension
 from irgrow.passes.triggers.plateau import Plateau
 from irgrow.passes.triggers.schedule import Schedule
 
-PASSES: tuple[type[Pass], ...] = (GrowUnits, SplitUnits, DuplicateUnits, PruneUnits, InsertLayer)
+PASSES: tuple[type[Pass], ...] = (GrowUnits, SplitUnits, DuplicateUnits, PruneUnits, PruneGlobally, InsertLayer)
 INITIALIZERS: tuple[type[Initializer], ...] = (Random, NorthSelect)
+SALIENCIES: tuple[type[Saliency], ...] = (
+    Magnitude,
+    Taylor,
+    Fisher,
+    Variance,
+    Apoz,
+    Dormancy,
+    Redundancy,
+    NormGain,
+    RandomSaliency,
+)
 TRIGGERS: tuple[type[Trigger], ...] = (EffectiveDimension, Plateau, Schedule)
 
 __all__ = [
+    "Apoz",
     "Context",
+    "Dormancy",
+    "Fisher",
+    "Magnitude",
+    "NormGain",
+    "RandomSaliency",
+    "Redundancy",
+    "SALIENCIES",
+    "Saliency",
+    "Taylor",
+    "Variance",
     "DuplicateUnits",
     "GrowUnits",
     "Initializer",
@@ -42,6 +75,7 @@ __all__ = [
     "Plan",
     "prove",
     "Prover",
+    "PruneGlobally",
     "PruneUnits",
     "Random",
     "read_journal",

@@ -56,7 +56,7 @@ def test_what_is_tested_is_pinned():
     assert names <= pins
 
 
-@pytest.mark.parametrize("folder", ["rewrites", "initializers", "triggers"])
+@pytest.mark.parametrize("folder", ["rewrites", "initializers", "saliency", "triggers"])
 def test_every_pass_has_a_test_file_of_its_name(folder):
     for path in (ROOT / "passes" / folder).glob("*.py"):
         if path.stem not in ("__init__", "base"):

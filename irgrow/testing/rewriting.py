@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from irgrow.attributes import Attribute, attributes
 from irgrow.graph import Graph
-from irgrow.passes import PASSES, Pass, PruneUnits
+from irgrow.passes import PASSES, SALIENCIES, Pass, PruneUnits, Saliency
 from irgrow.passes.analyses.places import editable_axes
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -37,26 +37,41 @@ def _option(attribute: Attribute, graph: Graph) -> st.SearchStrategy[Any]:
         case "real":
             start = float(attribute.low if attribute.low is not None else -1.0)
             end = min(start + 2.0, attribute.high if attribute.high is not None else inf)
-            return st.floats(start, end, exclude_min=attribute.open_low, exclude_max=attribute.open_high)
+            floats = st.floats(start, end, exclude_min=attribute.open_low, exclude_max=attribute.open_high)
+            return st.one_of(st.none(), floats) if attribute.optional else floats
         case "flag":
             return st.booleans()
         case "word":
             return st.sampled_from(attribute.choices)
+        case "plan" if attribute.choices == ("saliency",):
+            return saliencies()
     return st.just(attribute.default)
 
 
+def saliencies() -> st.SearchStrategy[Saliency]:
+    """Draw a saliency with its default options."""
+    return st.sampled_from([cls() for cls in SALIENCIES])
+
+
 @st.composite
-def _units(draw: Draw, graph: Graph) -> PruneUnits:
+def _units(draw: Draw, graph: Graph, cls: type[PruneUnits]) -> PruneUnits:
+    """Draw given units, or a saliency and one way of saying how many."""
     site = draw(sites(graph))
     size = graph.size(graph.axis(site))
-    units = draw(st.lists(st.integers(0, max(size - 1, 0)), min_size=1, max_size=3, unique=True))
-    return PruneUnits(site, tuple(sorted(units)))
+    if draw(st.booleans()):
+        units = draw(st.lists(st.integers(0, max(size - 1, 0)), min_size=1, max_size=3, unique=True))
+        return cls(site, tuple(sorted(units)))
+    amounts = {"count": st.integers(1, 4), "fraction": st.floats(0.1, 0.9), "threshold": st.floats(-1.0, 2.0)}
+    name = draw(st.sampled_from(tuple(amounts)))
+    least, multiple = draw(st.sampled_from([None, 1, 2])), draw(st.integers(1, 3))
+    options = {name: draw(amounts[name]), "least": least, "multiple": multiple}
+    return cls(site, by=draw(saliencies()), **options)
 
 
 def pass_of(cls: type[Pass], graph: Graph) -> st.SearchStrategy[Pass]:
     """Draw a pass of a class with random options, at a random site of a graph."""
-    if cls is PruneUnits:
-        return _units(graph)
+    if issubclass(cls, PruneUnits):
+        return _units(graph, cls)
     return st.builds(cls, **{a.name: _option(a, graph) for a in attributes(cls)})
 
 

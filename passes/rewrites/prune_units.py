@@ -1,33 +1,49 @@
-"""Prune units: take given units away, from every tensor their axis runs through.
+"""Prune units: take given units, or those a saliency ranks lowest, from every tensor their axis runs through.
 
 Removing a unit that is read with zero weights, or that was grown and has not been trained, leaves the function as it
 was, and the verdict says so when it can see the weights; otherwise something alive goes and the verdict is `changes`.
 Growing units and pruning the same ones is the identity, bitwise, on weights, buffers and every optimizer slot.
 
-Source: Maile (2023), 3.1.
+With `by` the units are those with the lowest scores, equal ones by position: `count` of them, a `fraction` (rounded
+down), or all that score below a `threshold`. Where units cannot go alone (channels behind a flatten, groups of a
+grouped convolution) whole groups are ranked, and `count` still counts positions of the axis. Of an axis that is a sum
+of others every part keeps a unit. A saliency that looks at activity needs a batch, one that looks at gradients a loss.
+
+Source: Maile (2023), 3.1; Blalock et al. (2020), What is the state of neural network pruning?
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import floor
 
-from irgrow.edits import Impossible, removal
+import numpy as np
+
+from irgrow.edits import Edits, Impossible, removal
 from irgrow.errors import OptionError
 from irgrow.fills import ZERO
 from irgrow.graph import Graph
 from irgrow.morphism import Morphism
-from irgrow.ops import integers, site
+from irgrow.ops import attributes, integer, integers, plan, real, site
+from irgrow.passes.analyses.ranking import Group, at_most, bounds, lowest, ranked, removable, without
 from irgrow.passes.base import Context, Pass
 from irgrow.passes.primitives import by_role, resize
+from irgrow.passes.saliency.base import Saliency, scored
 
 
 @dataclass(frozen=True)
 class PruneUnits(Pass):
-    """Remove units from an axis.
+    """Remove units from an axis: either `units`, or the lowest `by` a saliency.
 
     Args:
         axis: An axis, or a node that carries it.
         units: Positions along that axis, from 0.
+        by: What ranks the units; exactly one of the next three says how many go.
+        count: So many.
+        fraction: This share of the units, rounded down.
+        threshold: All that score below it.
+        least: The smallest width left; fewer units go rather than more.
+        multiple: The width left is a multiple of this; fewer units go rather than more.
 
     >>> str(PruneUnits("f1", (0, 3)))
     'prune_units(f1, [0, 3])'
@@ -35,22 +51,94 @@ class PruneUnits(Pass):
 
     axis: str = site("")
     units: tuple[int, ...] = integers((), low=0)
+    by: Saliency | None = plan("saliency", None)
+    count: int | None = integer(None)
+    fraction: float | None = real(None, low=0.0, high=1.0, open_low=True, open_high=True)
+    threshold: float | None = real(None)
+    least: int | None = integer(None)
+    multiple: int = integer(1)
 
     @property
     def site(self) -> str:
         return self.axis
 
     def at(self, site: str, units: int) -> PruneUnits:
-        return replace(self, axis=site)
+        counted = self.by is not None and self.fraction is None and self.threshold is None
+        return replace(self, axis=site, count=units) if counted else replace(self, axis=site)
 
     def match(self, graph: Graph, site: str) -> str | None:
+        if (problem := self._contradiction()) is not None:
+            return problem
         try:
-            removal(graph, graph.axis(site), self.units)
+            axis = graph.axis(site)
+            if self.by is None:
+                removal(graph, axis, self.units)
+            else:
+                removable(graph, axis)
         except (Impossible, OptionError) as reason:
             return str(reason)
         return None
 
+    def needs(self, graph: Graph, site: str) -> tuple[str, ...]:
+        if self.by is None:
+            return ()
+        return tuple(node for leaf in removable(graph, graph.axis(site)) for node in self.by.needs(graph, leaf))
+
+    def wants_gradients(self, graph: Graph, site: str) -> bool:
+        return self.by is not None and self.by.wants_gradients
+
     def rewrite(self, graph: Graph, site: str, context: Context) -> Morphism:
-        edits = removal(graph, graph.axis(site), self.units)
-        summary = f"prune {len(set(self.units))} units of {self.axis}"
+        if self.by is None:
+            edits = removal(graph, graph.axis(site), self.units)
+            summary = f"prune {len(set(self.units))} units of {self.axis}"
+        else:
+            edits = self._lowest(self.by, graph, site, context)
+            units = sum(graph.widths[leaf] - len(m) for leaf, m in edits.items())
+            summary = f"prune {units} units of {self.axis} by {self.by}"
         return resize(graph, edits, by_role(ZERO, ZERO), context.seed, summary)
+
+    def _lowest(self, by: Saliency, graph: Graph, site: str, context: Context) -> Edits:
+        """Return the edit without the units that rank lowest."""
+        axis = graph.axis(site)
+        width = graph.size(axis)
+        groups = ranked(graph, axis, {leaf: scored(by, graph, leaf, context) for leaf in removable(graph, axis)})
+        if self.threshold is not None:
+            groups = [g for g in groups if g.score < self.threshold]
+        wanted = self._wanted(groups, width)
+        most = at_most(wanted, width, self.least, self.multiple)
+        if most <= 0:
+            raise Impossible(f"nothing to prune: {self._why_none(wanted, width, site)}")
+        exactly = self.count == most and self.multiple == 1
+        return without(graph, [(g.leaf, g.unit) for g in lowest(graph, axis, groups, most, self.multiple, exactly)])
+
+    def _wanted(self, groups: list[Group], width: int) -> int:
+        """Return how many positions are to go."""
+        if self.count is not None:
+            return self.count
+        if self.fraction is not None:
+            return floor(self.fraction * width + 1e-9)
+        return len(np.unique(np.concatenate([g.places for g in groups]))) if groups else 0
+
+    def _why_none(self, wanted: int, width: int, site: str) -> str:
+        if wanted > 0:
+            return f"of {width} units of `{site}` {bounds(self.least, self.multiple)} stay, {wanted} were to go"
+        if self.fraction is not None:
+            return f"{self.fraction} of {width} units of `{site}` is less than one"
+        return f"no unit of `{site}` scores below {self.threshold}"
+
+    def _contradiction(self) -> str | None:
+        """Return what is wrong with the options taken together, or `None`."""
+        for a in attributes(type(self)):
+            if a.name != "units" and (problem := a.problem(getattr(self, a.name))) is not None:
+                return problem
+        amounts = [name for name in ("count", "fraction", "threshold") if getattr(self, name) is not None]
+        if self.by is None:
+            extra = [*amounts, *(["least"] if self.least else []), *(["multiple"] if self.multiple > 1 else [])]
+            if extra:
+                return f"`{extra[0]}` needs `by`, which ranks the units"
+            return None if self.units else "no units were named: give `units`, or `by` and how many"
+        if self.units:
+            return "`units` and `by` both say which units go; give one of them"
+        if not amounts:
+            return "`by` ranks the units; say how many go: `count`, `fraction` or `threshold`"
+        return None if len(amounts) == 1 else f"`{amounts[0]}` and `{amounts[1]}` both say how many units go; give one"

@@ -9,9 +9,9 @@ import pytest
 from irgrow import registry
 from irgrow.attributes import attributes, call_text, textual_name
 from irgrow.grammar import parse_pass
-from irgrow.passes import INITIALIZERS, PASSES, TRIGGERS
+from irgrow.passes import INITIALIZERS, PASSES, SALIENCIES, TRIGGERS
 
-FOLDERS = {"rewrites": PASSES, "initializers": INITIALIZERS, "triggers": TRIGGERS}
+FOLDERS = {"rewrites": PASSES, "initializers": INITIALIZERS, "saliency": SALIENCIES, "triggers": TRIGGERS}
 CASES = [(folder, cls) for folder, classes in FOLDERS.items() for cls in classes]
 
 
@@ -40,8 +40,10 @@ def test_default_passes_have_a_text(cls):
 
 
 def test_groups_hold_what_is_registered():
-    assert set(registry.group("pass")) == {"grow_units", "prune_units", "insert_layer"}
+    assert set(registry.group("pass")) == {"grow_units", "prune_units", "prune_globally", "insert_layer"}
     assert set(registry.group("initializer")) == {"random", "north_select"}
+    saliencies = {"magnitude", "taylor", "fisher", "variance", "apoz", "dormancy", "redundancy", "norm_gain", "random"}
+    assert set(registry.group("saliency")) == saliencies
     assert set(registry.group("trigger")) == {"effective_dimension", "plateau", "schedule"}
     assert set(registry.group("cadence")) >= {"epochs", "steps", "plateau"}
     assert set(registry.group("bundle")) == {"north_select", "north_random"}

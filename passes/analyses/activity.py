@@ -1,0 +1,74 @@
+"""The activity of the units of an axis: at which nodes it is measured, and the values there sorted by unit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from irgrow.axes import NEW, Atom, atoms, positions
+from irgrow.backends.reference import as_array
+from irgrow.edits import Impossible
+from irgrow.graph import Graph, remembered
+from irgrow.ops import Coupling
+from irgrow.passes.analyses.places import activation, makers, path
+
+Array = NDArray[np.float64]
+
+
+@remembered
+def carriers(graph: Graph, axis: str) -> tuple[str, ...]:
+    """Return the nodes where the units of a leaf axis are what the layers that make them meant them to be.
+
+    For every such layer that is its activation; without one, the last of the norms behind it; for the queries, keys and
+    values of heads it is the attention. Of a residual stream there is one node per layer that writes to it.
+
+    >>> from irgrow.grammar import parse
+    >>> g = parse("net n(x: [2]) { return x |> h: dense(6) |> b: batchnorm |> r: relu |> out: dense(1) }")
+    >>> carriers(g, "h"), carriers(g, "out")
+    (('r',), ('out',))
+    """
+    made = makers(graph, axis)
+    found: dict[str, None] = {}
+    for maker in made:
+        name = _carrier(graph, maker, axis)
+        passed_on = [u for u in graph.users[name] if u in made and graph[u].op.coupling is Coupling.PER_UNIT]
+        if not passed_on or len(graph.users[name]) > 1:
+            found[name] = None
+    return tuple(found)
+
+
+def _carrier(graph: Graph, maker: str, axis: str) -> str:
+    if (active := activation(graph, maker)) is not None:
+        return active
+    last = [maker, *(node.name for node in path(graph, maker))][-1]
+    users = graph.users[last]
+    if len(users) == 1 and graph[users[0]].op.coupling is Coupling.ATTENTION:
+        return users[0] if Atom(axis) in atoms(graph.types[users[0]].units) else last
+    return last
+
+
+def by_unit(graph: Graph, axis: str, name: str, value: Any) -> list[Array]:
+    """Return a recorded value by units of a leaf axis: one array (units, samples, positions) per place they stand at.
+
+    A channel stands at one place of a convolution's output; a head stands at as many as its dimension.
+
+    Raises:
+        Impossible: There are no samples, a number is not finite, or the axis is more than one of the dimensions.
+    """
+    dims = [d for d, dim in enumerate(graph.types[name].dims) if Atom(axis) in atoms(dim)]
+    if len(dims) != 1:
+        raise Impossible(f"`{axis}` is {len(dims)} of the dimensions of `{name}`, expected one")
+    array = np.moveaxis(as_array(value), 1 + dims[0], 0)
+    if array.shape[1] == 0:
+        raise Impossible("the batch has no samples")
+    if not np.isfinite(array).all():
+        raise Impossible(f"what was recorded at `{name}` is not finite")
+    lines = array.reshape(*array.shape[:2], -1)
+    parts: list[Array] = []
+    for units_at in positions(graph.types[name].dims[dims[0]], graph.widths)[axis]:
+        at = np.flatnonzero(units_at != NEW)
+        order = at[np.argsort(units_at[at], kind="stable")]
+        parts.extend(lines[order].reshape(graph.widths[axis], -1, *lines.shape[1:]).swapaxes(0, 1))
+    return parts

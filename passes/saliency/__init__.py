@@ -1,0 +1,1 @@
+"""Saliencies: which units to keep."""

@@ -1,0 +1,131 @@
+"""What a saliency is: a score for every unit of an axis, higher = keep.
+
+The axis is a leaf axis. Its units may stand at many places: in all layers that write to a residual stream, at every
+position behind a flatten, in all entries of a head. Whatever belongs to one unit counts towards its one score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from irgrow.attributes import call_text, textual_name
+from irgrow.edits import Impossible
+from irgrow.graph import Graph
+from irgrow.ops import Role
+from irgrow.passes.analyses.activity import by_unit, carriers
+from irgrow.passes.analyses.entries import Places, belonging
+from irgrow.passes.base import Context
+
+Array = NDArray[np.float64]
+
+ROLES = {
+    "fan_in": frozenset({Role.MAKES}),
+    "fan_out": frozenset({Role.READS}),
+    "both": frozenset({Role.MAKES, Role.READS}),
+}
+"""The roles of the weights on either side of a unit."""
+
+
+@dataclass(frozen=True)
+class Saliency:
+    """Base of saliencies; the fields of a subclass are its options.
+
+    Class attributes:
+        wants_gradients: Whether it looks at `context.gradients` or `context.signals`.
+    """
+
+    wants_gradients: ClassVar[bool] = False
+
+    def __str__(self) -> str:
+        return call_text(self)
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return textual_name(type(self))
+
+    def needs(self, graph: Graph, axis: str) -> tuple[str, ...]:
+        """Return the nodes whose values must have been recorded in `context.statistics`."""
+        return ()
+
+    def scores(self, graph: Graph, axis: str, context: Context) -> Array:
+        """Return a score for every unit of a leaf axis, shape (units,).
+
+        Raises:
+            Impossible: What it needs is missing, not finite or tells nothing.
+        """
+        raise NotImplementedError
+
+    def places(self, graph: Graph, axis: str, side: str) -> dict[str, Places]:
+        """Return where units stand in the parameters that make them (`fan_in`), read them (`fan_out`), or both.
+
+        Raises:
+            Impossible: There are none.
+        """
+        found = belonging(graph, axis, ROLES[side])
+        if not found:
+            does = {"fan_in": "make", "fan_out": "read", "both": "make or read"}[side]
+            raise Impossible(f"{self.name} looks at the weights that {does} `{axis}`, and there are none")
+        return found
+
+    def given(self, values: Mapping[str, Any] | None, name: str, what: str, missing: str) -> Any:
+        """Return what the context says about a parameter or node.
+
+        Raises:
+            Impossible: It says nothing; names what to pass.
+        """
+        if values is None or name not in values:
+            raise Impossible(f"{self.name} needs {what} of `{name}`: {missing}")
+        return values[name]
+
+
+@dataclass(frozen=True)
+class ActivitySaliency(Saliency):
+    """Base of saliencies that look at what units do on a batch."""
+
+    def needs(self, graph: Graph, axis: str) -> tuple[str, ...]:
+        return carriers(graph, axis)
+
+    def activity(self, graph: Graph, axis: str, context: Context) -> list[Array]:
+        """Return what units did, one array (units, samples, positions) per place they stand at.
+
+        Raises:
+            Impossible: No layer makes them, nothing was recorded, or it is not finite.
+        """
+        missing = "pass a `batch` and a `loss`" if self.wants_gradients else "pass a `batch`"
+        return self._by_unit(graph, axis, context.statistics, "the values", missing)
+
+    def signals(self, graph: Graph, axis: str, context: Context) -> list[Array]:
+        """Return the gradients of the loss by what `activity` returns.
+
+        Raises:
+            Impossible: No layer makes them, no loss was given, or a gradient is not finite.
+        """
+        return self._by_unit(graph, axis, context.signals, "the gradient of the loss by the values", "pass a `loss`")
+
+    def _by_unit(
+        self, graph: Graph, axis: str, values: Mapping[str, Any] | None, what: str, missing: str
+    ) -> list[Array]:
+        nodes = carriers(graph, axis)
+        if not nodes:
+            raise Impossible(f"{self.name} looks at layers that make `{axis}`, and there are none")
+        return [part for node in nodes for part in by_unit(graph, axis, node, self.given(values, node, what, missing))]
+
+
+def scored(saliency: Saliency, graph: Graph, axis: str, context: Context) -> Array:
+    """Return the scores of a leaf axis, checked.
+
+    Raises:
+        Impossible: There is no finite score for each unit.
+    """
+    scores = np.asarray(saliency.scores(graph, axis, context), dtype=np.float64)
+    if scores.shape != (graph.widths[axis],):
+        raise Impossible(f"{saliency} gave scores of shape {list(scores.shape)} for {graph.widths[axis]} units")
+    if not (finite := np.isfinite(scores)).all():
+        raise Impossible(f"the score of unit {int(np.flatnonzero(~finite)[0])} of `{axis}` by {saliency} is not finite")
+    return scores
