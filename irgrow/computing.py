@@ -2,6 +2,9 @@
 
 A rule gets the old tensors in the order the transfer names them, in float64, and its options. It says nothing about
 whether the result preserves a function; the prover knows that from where the rule is applied.
+
+The first tensor that is named gives the result its precision and, where it is a parameter, its place in the groups of
+an optimizer; so a bias names first the bias it continues. What is made of buffers alone is frozen, as buffers are.
 """
 
 from __future__ import annotations
@@ -29,10 +32,11 @@ def _fold_norm_weight(weight: Tensor, var: Tensor, gain: Tensor | None = None, *
     return weight * _rows(factor if gain is None else gain * factor, weight)
 
 
-def _fold_norm_bias(mean: Tensor, var: Tensor, *rest: Tensor, eps: float, bias: bool, affine: bool) -> Tensor:
-    """(b - mean) g / sqrt(var + eps) + shift; `rest` is gain and shift if affine, then b if there is one."""
-    shifted = rest[-1] - mean if bias else -mean
-    gain, shift = (rest[0], rest[1]) if affine else (torch.ones_like(mean), torch.zeros_like(mean))
+def _fold_norm_bias(*values: Tensor, eps: float, bias: bool, affine: bool) -> Tensor:
+    """(b - mean) g / sqrt(var + eps) + shift; the values are shift and g if affine, b if there is one, mean, var."""
+    *learned, mean, var = values
+    shift, gain = learned[:2] if affine else (torch.zeros_like(mean), torch.ones_like(mean))
+    shifted = learned[-1] - mean if bias else -mean
     return shifted * gain / _deviation(var, eps) + shift
 
 
@@ -42,8 +46,9 @@ def _fuse_weight(outer: Tensor, inner: Tensor) -> Tensor:
     return made.reshape(outer.shape[0], *inner.shape[1:])
 
 
-def _fuse_bias(outer: Tensor, inner_bias: Tensor, *outer_bias: Tensor) -> Tensor:
-    """W2 b1 + b2."""
+def _fuse_bias(*values: Tensor) -> Tensor:
+    """W2 b1 + b2; the values are b2 if there is one, b1, W2."""
+    *outer_bias, inner_bias, outer = values
     made = outer.reshape(outer.shape[0], -1) @ inner_bias
     return made + outer_bias[0] if outer_bias else made
 
@@ -51,6 +56,16 @@ def _fuse_bias(outer: Tensor, inner_bias: Tensor, *outer_bias: Tensor) -> Tensor
 def _scale_rows(values: Tensor, scale: Tensor) -> Tensor:
     """Rows times one number each."""
     return values * _rows(scale, values)
+
+
+def _scale_columns(weight: Tensor, scale: Tensor) -> Tensor:
+    """Columns times one number each."""
+    return weight * scale.reshape(1, -1, *(1,) * (weight.dim() - 2))
+
+
+def _bake_mask(weight: Tensor, mask: Tensor) -> Tensor:
+    """A weight without the entries that are off."""
+    return weight * mask
 
 
 def _read_constants(weight: Tensor, *, units: tuple[int, ...], values: tuple[float, ...]) -> Tensor:
@@ -65,6 +80,8 @@ RULES: Mapping[str, Rule] = {
     "fuse_weight": _fuse_weight,
     "fuse_bias": _fuse_bias,
     "scale_rows": _scale_rows,
+    "scale_columns": _scale_columns,
+    "bake_mask": _bake_mask,
     "read_constants": _read_constants,
 }
 """The rules by name. To add one, write it above and name it here."""

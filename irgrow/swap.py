@@ -19,7 +19,7 @@ from irgrow.axes import NEW
 from irgrow.errors import RefusedError
 from irgrow.fills import ZERO
 from irgrow.invariants import check_invariants, orphans
-from irgrow.morphism import Chain, Keep, Morphism, Select, predecessor, source_of
+from irgrow.morphism import Chain, Compute, Keep, Morphism, Select, predecessor, source_of
 from irgrow.network import Network
 from irgrow.slots import carried_state, place_new
 from irgrow.transfer import Kind, carried_params, move
@@ -70,7 +70,7 @@ def apply(net: Network, morphism: Morphism) -> Swap:
     averages = [_averaged(t.average, morphism, new) for t in net.tracked]
     swap = Swap(net, morphism, old, new, module)
     left_out = orphans(net, old)
-    adopted = {name for name, t in morphism.transfers.items() if source_of(t) in left_out}
+    adopted = {name for name, t in morphism.transfers.items() if predecessor(t) in left_out}
     try:
         _install(swap)
         for i, (tracked, state, average) in enumerate(zip(net.tracked, states, averages, strict=True)):
@@ -193,6 +193,8 @@ def _adopt(average: Tensor, live: Tensor, transfer: Any, old: Mapping[str, Tenso
         kept = move(transfer, ones, tuple(average.shape), "", 0, Kind.FREE, ZERO).bool()
         average.copy_(torch.where(kept, average, live.detach().to(average)))
         return
+    if isinstance(transfer, Compute):
+        return  # computed from the averages
     if not isinstance(transfer, Select):
         average.copy_(live)
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from irgrow.passes.base import Context, Pass, Plan, needs, plan
+from irgrow.passes.deployment import Deployed, deploy
 from irgrow.passes.explaining import Remarks, remarks
 from irgrow.passes.initializers.base import Initializer
 from irgrow.passes.initializers.north_select import NorthSelect
@@ -10,11 +11,16 @@ from irgrow.passes.initializers.random import Random
 from irgrow.passes.manager import Pipeline, run
 from irgrow.passes.preservation import Prover, prove
 from irgrow.passes.replaying import Mismatch, read_journal, replay
+from irgrow.passes.rewrites.bake_mask import BakeMask
 from irgrow.passes.rewrites.duplicate_units import DuplicateUnits
+from irgrow.passes.rewrites.fold_batch_norm import FoldBatchNorm
+from irgrow.passes.rewrites.fold_scale import FoldScale
+from irgrow.passes.rewrites.fuse_linear import FuseLinear
 from irgrow.passes.rewrites.grow_units import GrowUnits
 from irgrow.passes.rewrites.insert_layer import InsertLayer
 from irgrow.passes.rewrites.prune_globally import PruneGlobally
 from irgrow.passes.rewrites.prune_units import PruneUnits
+from irgrow.passes.rewrites.simplify import Simplify
 from irgrow.passes.rewrites.split_units import SplitUnits
 from irgrow.passes.saliency.apoz import Apoz
 from irgrow.passes.saliency.base import Saliency
@@ -33,6 +39,7 @@ from irgrow.passes.triggers.plateau import Plateau
 from irgrow.passes.triggers.schedule import Schedule
 
 PASSES: tuple[type[Pass], ...] = (GrowUnits, SplitUnits, DuplicateUnits, PruneUnits, PruneGlobally, InsertLayer)
+PASSES += (FoldBatchNorm, FuseLinear, FoldScale, BakeMask, Simplify)
 INITIALIZERS: tuple[type[Initializer], ...] = (Random, NorthSelect)
 SALIENCIES: tuple[type[Saliency], ...] = (
     Magnitude,
@@ -49,7 +56,10 @@ TRIGGERS: tuple[type[Trigger], ...] = (EffectiveDimension, Plateau, Schedule)
 
 __all__ = [
     "Apoz",
+    "BakeMask",
     "Context",
+    "deploy",
+    "Deployed",
     "Dormancy",
     "Fisher",
     "Magnitude",
@@ -61,6 +71,9 @@ __all__ = [
     "Taylor",
     "Variance",
     "DuplicateUnits",
+    "FoldBatchNorm",
+    "FoldScale",
+    "FuseLinear",
     "GrowUnits",
     "Initializer",
     "INITIALIZERS",
@@ -83,6 +96,7 @@ __all__ = [
     "remarks",
     "replay",
     "run",
+    "Simplify",
     "SplitUnits",
     "EffectiveDimension",
     "Memory",

@@ -20,6 +20,7 @@ from irgrow.fills import Fill
 from irgrow.graph import Graph, Node
 from irgrow.morphism import Keep, Morphism, New, Select
 from irgrow.ops import MASK, Coupling, Facts, ParamSpec, attributes
+from irgrow.passes.preservation.computed import computed, seen_as
 from irgrow.passes.preservation.known import ANY, SAME, Known, uniform
 from irgrow.passes.preservation.ranges import Interval, value_range
 from irgrow.passes.preservation.synapses import same_synapses
@@ -205,9 +206,13 @@ class Prover:
             )
             if old is not None and not concerned and self._as_before(node, old):
                 continue
-            inputs = [self.known[i] for i in node.inputs]
+            inputs = self._read(node, old)
             if old is None:
                 self.known[node.name] = fresh(self, node, inputs)
+                continue
+            found = computed(self, node, old, inputs)
+            if found is not None:
+                self.known[node.name] = found
                 continue
             aligned = len(inputs) == len(old.inputs) and all(
                 k.base == name and not k.forms for k, name in zip(inputs, old.inputs, strict=True)
@@ -224,15 +229,22 @@ class Prover:
         """Return whether a node reads the values it read, and they are what they were."""
         if node.inputs == old.inputs and self.known.keys().isdisjoint(node.inputs):
             return True
-        known = [self.known[i] for i in node.inputs]
+        known = self._read(node, old)
         return len(known) == len(old.inputs) and all(
             k.same and k.base == name for k, name in zip(known, old.inputs, strict=True)
         )
 
+    def _read(self, node: Node, old: Node | None) -> list[Known]:
+        """Return what is known of a node's inputs; what the node before got handed on counts as what it read."""
+        known = [self.known[i] for i in node.inputs]
+        if old is None or len(known) != len(old.inputs):
+            return known
+        return [seen_as(self, k, name) for k, name in zip(known, old.inputs, strict=True)]
+
     def verdict(self) -> Verdict:
         """Return the conclusion about the outputs."""
         for name, old in zip(self.after.outputs, self.before.outputs, strict=False):
-            known = self.known[name]
+            known = seen_as(self, self.known[name], old)
             if known.base != old or not known.old_intact or known.lost(self.before.size(self._axis(known))).size:
                 return Changes(known.why or f"the output `{name}` is not the one it was")
         if len(self.after.outputs) != len(self.before.outputs):

@@ -40,6 +40,8 @@ def test_default_passes_have_a_text(cls):
 
 
 def test_groups_hold_what_is_registered():
+    folding = {"fold_batch_norm", "fuse_linear", "fold_scale", "bake_mask", "simplify"}
+    assert folding <= set(registry.group("pass"))
     assert set(registry.group("pass")) == {"grow_units", "prune_units", "prune_globally", "insert_layer"}
     assert set(registry.group("initializer")) == {"random", "north_select"}
     saliencies = {"magnitude", "taylor", "fisher", "variance", "apoz", "dormancy", "redundancy", "norm_gain", "random"}
