@@ -221,7 +221,7 @@ class Given(Fill):
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator, fan_in: int | None = None) -> Array:
         if self.values.shape != shape:
             raise OptionError(f"the given values have shape {list(self.values.shape)}, the tensor has {list(shape)}")
-        return self.values
+        return self.values.copy()  # a tensor made of them is trained
 
 
 @dataclass(frozen=True, slots=True)

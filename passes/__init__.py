@@ -11,6 +11,7 @@ from irgrow.passes.initializers.random import Random
 from irgrow.passes.manager import Pipeline, run
 from irgrow.passes.preservation import Prover, prove
 from irgrow.passes.replaying import Mismatch, read_journal, replay
+from irgrow.passes.rewrites.add_connection import AddConnection
 from irgrow.passes.rewrites.bake_mask import BakeMask
 from irgrow.passes.rewrites.duplicate_units import DuplicateUnits
 from irgrow.passes.rewrites.fold_batch_norm import FoldBatchNorm
@@ -20,6 +21,8 @@ from irgrow.passes.rewrites.grow_units import GrowUnits
 from irgrow.passes.rewrites.insert_layer import InsertLayer
 from irgrow.passes.rewrites.prune_globally import PruneGlobally
 from irgrow.passes.rewrites.prune_units import PruneUnits
+from irgrow.passes.rewrites.remove_connection import RemoveConnection
+from irgrow.passes.rewrites.remove_layer import RemoveLayer
 from irgrow.passes.rewrites.simplify import Simplify
 from irgrow.passes.rewrites.split_units import SplitUnits
 from irgrow.passes.saliency.apoz import Apoz
@@ -40,6 +43,7 @@ from irgrow.passes.triggers.schedule import Schedule
 
 PASSES: tuple[type[Pass], ...] = (GrowUnits, SplitUnits, DuplicateUnits, PruneUnits, PruneGlobally, InsertLayer)
 PASSES += (FoldBatchNorm, FuseLinear, FoldScale, BakeMask, Simplify)
+PASSES += (RemoveLayer, AddConnection, RemoveConnection)
 INITIALIZERS: tuple[type[Initializer], ...] = (Random, NorthSelect)
 SALIENCIES: tuple[type[Saliency], ...] = (
     Magnitude,
@@ -55,6 +59,7 @@ SALIENCIES: tuple[type[Saliency], ...] = (
 TRIGGERS: tuple[type[Trigger], ...] = (EffectiveDimension, Plateau, Schedule)
 
 __all__ = [
+    "AddConnection",
     "Apoz",
     "BakeMask",
     "Context",
@@ -66,6 +71,8 @@ __all__ = [
     "NormGain",
     "RandomSaliency",
     "Redundancy",
+    "RemoveConnection",
+    "RemoveLayer",
     "SALIENCIES",
     "Saliency",
     "Taylor",

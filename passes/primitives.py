@@ -1,17 +1,20 @@
 """The primitive edits that passes are made of; each lives here once.
 
-resize    creation, removal, split, merge and permutation of units, on whatever the axis runs through
-splice    new nodes on the edges behind a node
+resize      creation, removal, split, merge and permutation of units, on whatever the axis runs through
+splice      new nodes on the edges behind a node; they may read other nodes as well, which makes new connections
+bypass      a node's readers read one of the values before it instead; what then serves nobody goes
+disconnect  a sum without one of its inputs; what then serves nobody goes
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from irgrow.axes import NEW, Atom, Axis, Const, IndexMap, atoms, index_map, substitute
 from irgrow.edits import Impossible
 from irgrow.fills import ZERO, Fill
-from irgrow.graph import Graph, Node, Param, rebuilt
+from irgrow.graph import Graph, Node, Param, reachable, rebuilt
 from irgrow.morphism import Keep, Morphism, New, Select, Transfer
 from irgrow.ops import MASK, Op, Role, numel
 
@@ -107,21 +110,23 @@ def splice(
     Args:
         graph: The network.
         after: The node.
-        nodes: The new nodes; the first reads `after`.
+        nodes: The new nodes, inputs before uses; the others read the last of them wherever they read `after`.
         sizes: Sizes of the axes they declare.
         fills: What their parameters are filled with, by full name; those not named start as their op says.
         seed: Where random fills come from.
         summary: One line for people.
+
+    Raises:
+        Impossible: No order puts inputs before uses.
     """
     last = nodes[-1].name
     kept: list[Node] = []
     for node in graph:
-        inputs = tuple(last if i == after else i for i in node.inputs)
-        kept.append(Node(node.name, node.op, inputs, node.tied, node.span))
+        kept.append(_reading(node, {after: last}))
         if node.name == after:
             kept.extend(nodes)
     outputs = tuple(last if o == after else o for o in graph.outputs)
-    new = rebuilt(graph, kept, sizes, outputs)
+    new = rebuilt(graph, _ordered(kept), sizes, outputs)
     transfers: dict[str, Transfer] = {}
     for name, param in new.params.items():
         if name in graph.params:
@@ -131,3 +136,115 @@ def splice(
         fan_in = numel(first.dims[1:], new.widths) if len(first.dims) > 1 else None
         transfers[name] = New(fills.get(name, param.spec.init), fan_in)
     return Morphism(graph, new, transfers, {}, seed, summary)
+
+
+def bypass(graph: Graph, node: str, instead: str, seed: int = 0, summary: str = "") -> Morphism:
+    """Let whatever reads a node, and the outputs, read an earlier one instead; what then serves nobody goes.
+
+    Args:
+        graph: The network.
+        node: The node that is not read any more.
+        instead: The node read instead of it.
+        seed: The seed of the rewrite.
+        summary: One line for people.
+
+    Raises:
+        Impossible: An input of the network would not be read any more, or parameters would lose their owner.
+    """
+    nodes = [_reading(n, {node: instead}) for n in graph if n.name != node]
+    return _without_unused(graph, nodes, tuple(instead if o == node else o for o in graph.outputs), seed, summary)
+
+
+def disconnect(graph: Graph, node: str, position: int, seed: int = 0, summary: str = "") -> Morphism:
+    """Take one of its inputs out of a sum; a sum of one value is that value.
+
+    Args:
+        graph: The network.
+        node: The sum.
+        position: Which of its inputs, from 0.
+        seed: The seed of the rewrite.
+        summary: One line for people.
+
+    Raises:
+        Impossible: What is left has another shape, an input of the network would not be read any more, or parameters
+            would lose their owner.
+    """
+    old = graph[node]
+    left = tuple(name for i, name in enumerate(old.inputs) if i != position)
+    value = graph.types[node]
+    if not any(graph.shape(n) == graph.shape(node) and graph.types[n].features == value.features for n in left):
+        raise Impossible(f"`{old.inputs[position]}` gives `{node}` its shape; what is left has another one")
+    if len(left) == 1:
+        return bypass(graph, node, left[0], seed, summary)
+    nodes = [Node(n.name, n.op, left, n.tied, n.span) if n.name == node else n for n in graph]
+    return _without_unused(graph, nodes, graph.outputs, seed, summary)
+
+
+def _without_unused(graph: Graph, nodes: Sequence[Node], outputs: tuple[str, ...], seed: int, summary: str) -> Morphism:
+    """Leave out the nodes no output depends on; parameters are kept."""
+    used = reachable(nodes, outputs)
+    kept = []
+    for node in nodes:
+        if node.name not in used:
+            if node.op.kind == "input":
+                raise Impossible(f"the input `{node.name}` would not be read any more")
+            continue
+        tied = node.tied
+        if tied is not None and tied not in used:
+            tied = graph.typed.owners[node.name]
+            if tied not in used:
+                raise Impossible(f"`{node.name}` uses the parameters of `{tied}`, which would go")
+        kept.append(node if tied == node.tied else Node(node.name, node.op, node.inputs, tied, node.span))
+    new = rebuilt(graph, kept, None, outputs)
+    homeless = tuple(name for name in new.sizes if name not in (*new.named, *_own_axes(kept)))
+    if homeless:  # an axis called after a node that went becomes one the program names
+        new = replace(new, named=(*new.named, *homeless))
+    return Morphism(graph, new, {name: Keep(name) for name in new.params}, {}, seed, summary)
+
+
+def _own_axes(nodes: Sequence[Node]) -> set[str]:
+    """Return the names that the widths of nodes have unless the program gives them others."""
+    return {n.name if attribute == "units" else f"{n.name}.{attribute}" for n in nodes for attribute in n.op.widths()}
+
+
+def _reading(node: Node, instead: Mapping[str, str]) -> Node:
+    """Return a node that reads other values, the node itself if it does not."""
+    inputs = tuple(instead.get(i, i) for i in node.inputs)
+    return node if inputs == node.inputs else Node(node.name, node.op, inputs, node.tied, node.span)
+
+
+def _ordered(nodes: Sequence[Node]) -> list[Node]:
+    """Return nodes with inputs, and owners of parameters, before uses; those that are in order stay in it.
+
+    The inputs of the network come first, as they do in a program.
+    """
+    by_name = {n.name: n for n in nodes}
+    done: dict[str, Node] = {}
+    for node in sorted(nodes, key=lambda n: n.op.kind != "input"):
+        path = [node]
+        while path:
+            current = path[-1]
+            needed = (*current.inputs, *((current.tied,) if current.tied is not None else ()))
+            waiting = next((by_name[name] for name in needed if name not in done), None)
+            if waiting is None:
+                done[current.name] = path.pop()
+            elif any(waiting is n for n in path):
+                raise Impossible(f"`{waiting.name}` would depend on itself")
+            else:
+                path.append(waiting)
+    return list(done.values())
+
+
+def unused_prefix(graph: Graph, stem: str) -> str:
+    """Return a name for a group of new nodes, `stem` with a number, under which nothing stands yet.
+
+    >>> from irgrow.grammar import parse
+    >>> unused_prefix(parse("net n(x: [4]) { return x |> a: relu }"), "a_deep")
+    'a_deep1'
+    """
+    taken = set(graph.by_name) | set(graph.typed.axes.sizes)
+    stem = stem.replace(".", "_")
+    number = 1
+    while any(name == f"{stem}{number}" or name.startswith(f"{stem}{number}.") for name in taken):
+        number += 1
+    return f"{stem}{number}"

@@ -138,7 +138,7 @@ class LeakyReLU(Op):
         odd = 1.0 + self.slope
         return Facts(
             slope_at_zero=self.slope,
-            fixed_on=NON_NEGATIVE,
+            fixed_on=REAL if self.slope == 1 else NON_NEGATIVE,
             image=image,
             homogeneous=True,
             odd_slope=odd or None,

@@ -12,6 +12,7 @@ from irgrow.attributes import Attribute, attributes
 from irgrow.graph import Graph
 from irgrow.passes import PASSES, SALIENCIES, Pass, PruneUnits, Saliency
 from irgrow.passes.analyses.places import editable_axes
+from irgrow.testing.depth import DEPTH
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
@@ -72,6 +73,9 @@ def pass_of(cls: type[Pass], graph: Graph) -> st.SearchStrategy[Pass]:
     """Draw a pass of a class with random options, at a random site of a graph."""
     if issubclass(cls, PruneUnits):
         return _units(graph, cls)
+    for kind, draw in DEPTH.items():
+        if issubclass(cls, kind):
+            return draw(graph, cls)
     return st.builds(cls, **{a.name: _option(a, graph) for a in attributes(cls)})
 
 

@@ -23,6 +23,7 @@ from irgrow.ops import MASK, Coupling, Facts, ParamSpec, attributes
 from irgrow.passes.preservation.computed import computed, seen_as
 from irgrow.passes.preservation.known import ANY, SAME, Known, uniform
 from irgrow.passes.preservation.ranges import Interval, value_range
+from irgrow.passes.preservation.removed import put_back
 from irgrow.passes.preservation.synapses import same_synapses
 from irgrow.verdict import Approximate, Changes, Exact, Verdict
 
@@ -218,7 +219,7 @@ class Prover:
                 k.base == name and not k.forms for k, name in zip(inputs, old.inputs, strict=True)
             )
             if not aligned:
-                why = next((k.why for k in inputs if k.why), f"`{node.name}` reads other values than before")
+                why = next((k.why for k in inputs if k.why), None) or self._rewired(node, old)
                 self.known[node.name] = uniform(node.name, ANY, why)
                 continue
             if not (node.op.coupling in _AVERAGING or _adds(node.op.facts)):
@@ -237,15 +238,41 @@ class Prover:
     def _read(self, node: Node, old: Node | None) -> list[Known]:
         """Return what is known of a node's inputs; what the node before got handed on counts as what it read."""
         known = [self.known[i] for i in node.inputs]
+        if old is not None and self._adds_more(node, old):
+            known = [k for k in known if not k.zero]
         if old is None or len(known) != len(old.inputs):
             return known
         return [seen_as(self, k, name) for k, name in zip(known, old.inputs, strict=True)]
 
+    def _adds_more(self, node: Node, old: Node) -> bool:
+        """Return whether a sum of the same shape has more inputs than before."""
+        more = node.op.coupling is Coupling.SUM and len(node.inputs) > len(old.inputs)
+        return more and self.after.types[node.name].rank == self.before.types[node.name].rank
+
+    def _rewired(self, node: Node, old: Node) -> str:
+        """Return what a node reads that it did not read before."""
+        if self._adds_more(node, old):
+            added = [f"`{i}`" for i in node.inputs if i not in old.inputs and not self.known[i].zero]
+            if added:
+                return f"`{node.name}` adds {' and '.join(added)}, not known to be zero"
+        return f"`{node.name}` reads other values than before"
+
     def verdict(self) -> Verdict:
         """Return the conclusion about the outputs."""
+        found = self._compared()
+        back = put_back(self.morphism, self.params) if isinstance(found, Changes) else None
+        if back is None:
+            return found
+        inverse = Prover(back, self.params)
+        inverse.run()
+        return inverse._compared()
+
+    def _compared(self) -> Verdict:
+        """Return the conclusion from what is known of the outputs."""
         for name, old in zip(self.after.outputs, self.before.outputs, strict=False):
             known = seen_as(self, self.known[name], old)
-            if known.base != old or not known.old_intact or known.lost(self.before.size(self._axis(known))).size:
+            same = known.base == old and not known.forms and known.old_intact
+            if not same or known.lost(self.before.size(self._axis(known))).size:
                 return Changes(known.why or f"the output `{name}` is not the one it was")
         if len(self.after.outputs) != len(self.before.outputs):
             return Changes("the network has other outputs")
