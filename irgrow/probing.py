@@ -112,7 +112,8 @@ def effective(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
         owner, _, local = name.rpartition(".")
         mask = params.get(f"{owner}.{MASK}") if local == "weight" else None
         own = value.detach().clone() if mask is None else value.detach() * mask
-        found[name] = torch.ones_like(own) if local == MASK else own.requires_grad_(isinstance(value, nn.Parameter))
+        taken_in = local == MASK and f"{owner}.weight" in params  # the weight of a tied node stands elsewhere
+        found[name] = torch.ones_like(own) if taken_in else own.requires_grad_(isinstance(value, nn.Parameter))
     return found
 
 

@@ -19,7 +19,7 @@ from irgrow.axes import NEW
 from irgrow.errors import RefusedError
 from irgrow.fills import ZERO
 from irgrow.invariants import check_invariants, orphans
-from irgrow.morphism import Chain, Compute, Keep, Morphism, Select, predecessor, source_of
+from irgrow.morphism import Chain, Compute, Cut, Gather, Keep, Morphism, Select, predecessor, source_of
 from irgrow.network import Network
 from irgrow.slots import carried_state, place_new
 from irgrow.transfer import Kind, carried_params, move
@@ -184,11 +184,9 @@ def _averaged(average: Any, morphism: Morphism, live: Mapping[str, Tensor]) -> S
 
 def _adopt(average: Tensor, live: Tensor, transfer: Any, old: Mapping[str, Tensor]) -> None:
     source = source_of(transfer)
-    if (
-        isinstance(transfer, Chain)
-        and source is not None
-        and all(isinstance(s.transfer, Select) for s in transfer.steps)
-    ):
+    parts = [s.transfer for s in transfer.steps] if isinstance(transfer, Chain) else [transfer]
+    moved = all(isinstance(t, Select | Cut | Gather) for t in parts)
+    if source is not None and moved and not isinstance(transfer, Select):
         ones = {source: torch.ones_like(old[source])}
         kept = move(transfer, ones, tuple(average.shape), "", 0, Kind.FREE, ZERO).bool()
         average.copy_(torch.where(kept, average, live.detach().to(average)))

@@ -84,7 +84,7 @@ def move(
             tensor = torch.from_numpy(np.asarray(drawn, order="C"))
             return tensor if like is None else tensor.to(like)
         case Cut(source, kept):
-            return old[source] * torch.from_numpy(kept).to(old[source].device)
+            return old[source].masked_fill(torch.from_numpy(~kept).to(old[source].device), 0)
         case Compute():
             return _computed(transfer, old)
         case Chain(steps):

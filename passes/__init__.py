@@ -17,12 +17,15 @@ from irgrow.passes.rewrites.duplicate_units import DuplicateUnits
 from irgrow.passes.rewrites.fold_batch_norm import FoldBatchNorm
 from irgrow.passes.rewrites.fold_scale import FoldScale
 from irgrow.passes.rewrites.fuse_linear import FuseLinear
+from irgrow.passes.rewrites.grow_edges import GrowEdges
 from irgrow.passes.rewrites.grow_units import GrowUnits
 from irgrow.passes.rewrites.insert_layer import InsertLayer
+from irgrow.passes.rewrites.prune_edges import PruneEdges
 from irgrow.passes.rewrites.prune_globally import PruneGlobally
 from irgrow.passes.rewrites.prune_units import PruneUnits
 from irgrow.passes.rewrites.remove_connection import RemoveConnection
 from irgrow.passes.rewrites.remove_layer import RemoveLayer
+from irgrow.passes.rewrites.rewire_edges import RewireEdges
 from irgrow.passes.rewrites.simplify import Simplify
 from irgrow.passes.rewrites.split_units import SplitUnits
 from irgrow.passes.saliency.apoz import Apoz
@@ -44,6 +47,7 @@ from irgrow.passes.triggers.schedule import Schedule
 PASSES: tuple[type[Pass], ...] = (GrowUnits, SplitUnits, DuplicateUnits, PruneUnits, PruneGlobally, InsertLayer)
 PASSES += (FoldBatchNorm, FuseLinear, FoldScale, BakeMask, Simplify)
 PASSES += (RemoveLayer, AddConnection, RemoveConnection)
+PASSES += (GrowEdges, PruneEdges, RewireEdges)
 INITIALIZERS: tuple[type[Initializer], ...] = (Random, NorthSelect)
 SALIENCIES: tuple[type[Saliency], ...] = (
     Magnitude,
@@ -81,6 +85,7 @@ __all__ = [
     "FoldBatchNorm",
     "FoldScale",
     "FuseLinear",
+    "GrowEdges",
     "GrowUnits",
     "Initializer",
     "INITIALIZERS",
@@ -95,9 +100,11 @@ __all__ = [
     "Plan",
     "prove",
     "Prover",
+    "PruneEdges",
     "PruneGlobally",
     "PruneUnits",
     "Random",
+    "RewireEdges",
     "read_journal",
     "Remarks",
     "remarks",

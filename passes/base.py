@@ -80,6 +80,10 @@ class Pass:
         """Return the same pass at another site, for this many units; what a rule applies."""
         raise NotImplementedError
 
+    def during(self, step: int) -> Pass:
+        """Return the pass as it is at a training step; what a rule applies."""
+        return self
+
     def match(self, graph: Graph, site: str) -> str | None:
         """Return the reason why it does not apply, or `None`."""
         raise NotImplementedError

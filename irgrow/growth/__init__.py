@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from irgrow.growth.bundles import BUNDLES, Bundle, NorthRandomBundle, NorthSelectBundle
+from irgrow.growth.bundles import BUNDLES, Bundle, NorthRandomBundle, NorthSelectBundle, RigLBundle, SetBundle
 from irgrow.growth.cadences import CADENCES, Cadence, Epochs, EverySteps, Moment, Plateau, Steps
 from irgrow.growth.rules import GrowthProgram, Limit, Rule, Where
 
@@ -19,7 +19,9 @@ __all__ = [
     "NorthRandomBundle",
     "NorthSelectBundle",
     "Plateau",
+    "RigLBundle",
     "Rule",
+    "SetBundle",
     "Steps",
     "Where",
 ]

@@ -55,7 +55,7 @@ class Controller:
         self._module: nn.Module | None = None
         self._rewrites = net.journal.counter
         for rule in program.rules:
-            rule.where.sites(net.graph)
+            rule.sites(net.graph)
         self._attach()
 
     # recording ------------------------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ class Controller:
         graph = self.net.graph
         wanted: dict[str, int] = {}
         for rule in self.program.rules:
-            for site in rule.where.sites(graph):
+            for site in rule.sites(graph):
                 for node, window in rule.when.watches(graph, site).items():
                     wanted[node] = max(window, wanted.get(node, 0))
         leaves: dict[str, nn.Module] = self.net.module.meta["leaves"]
@@ -111,12 +111,18 @@ class Controller:
 
     # the loop -------------------------------------------------------------------------------------------------------
 
-    def step(self, batch: Any = None, loss: Tensor | float | None = None) -> list[Receipt]:
+    def step(
+        self,
+        batch: Any = None,
+        loss: Tensor | float | None = None,
+        criterion: Callable[..., Tensor] | None = None,
+    ) -> list[Receipt]:
         """Ask the rules; call it after `optimizer.step()`.
 
         Args:
             batch: The inputs of this step, a tensor or several; initializers look at it.
             loss: The loss of this step, for triggers that follow it.
+            criterion: The loss of this step as a function of the outputs, for passes that look at gradients.
 
         Returns:
             A receipt for every rewrite, refused ones included (each refusal of a site once).
@@ -136,21 +142,23 @@ class Controller:
             cadence = self.memory.setdefault(rule.name, {})
             if value is not None:
                 rule.every.observe(value, cadence)
-            sites = rule.where.sites(self.net.graph)
+            sites = rule.sites(self.net.graph)
             for site in sites if value is not None else ():
                 rule.when.observe(value or 0.0, self._remembered(rule, site))
             if rule.every.due(moment, cadence):
                 for site in sites:
-                    receipts.extend(self._ask(rule, site, batch, value))
+                    receipts.extend(self._ask(rule, site, batch, value, criterion))
         return receipts
 
     def _remembered(self, rule: Rule, site: str) -> dict[str, Any]:
         return self.memory.setdefault(f"{rule.name}: {site}", {})
 
-    def _ask(self, rule: Rule, site: str, batch: Any, loss: float | None) -> Iterator[Receipt]:
+    def _ask(
+        self, rule: Rule, site: str, batch: Any, loss: float | None, criterion: Callable[..., Tensor] | None
+    ) -> Iterator[Receipt]:
         """Ask a trigger at one site and carry out what it wants, within the limits."""
         graph = self.net.graph
-        if site not in graph.leaves or f"{rule.name}: {site}" in self.refused:
+        if not (rule.apply.whole or site in graph.leaves) or f"{rule.name}: {site}" in self.refused:
             return
         memory = self._remembered(rule, site)
         units = rule.when.wanted(View(graph, self.count, loss, self.recorded), site, memory)
@@ -159,12 +167,12 @@ class Controller:
         if units <= 0:
             return
         inputs = None if batch is None else as_inputs(batch)
-        wanted = rule.apply.at(site, units)
+        wanted = rule.apply.at(site, units).during(self.count)
         if rule.limit and not rule.apply.counted:  # what else it adds is known only once it is planned
             morphism = plan(wanted, graph).morphism
             if morphism is not None and not all(limit.permits(graph, morphism.after) for limit in rule.limit):
                 return
-        receipt = self.net.rewrite(wanted, statistics=inputs, step=self.count, require=rule.require)
+        receipt = self.net.rewrite(wanted, statistics=inputs, loss=criterion, step=self.count, require=rule.require)
         if isinstance(receipt.verdict, Refused):
             self.refused[f"{rule.name}: {site}"] = receipt.verdict.reason
         else:

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
+from irgrow.attributes import textual_name
 from irgrow.axes import NEW, Atom
 from irgrow.cost import cost
 from irgrow.errors import OptionError, did_you_mean
@@ -24,7 +25,7 @@ from irgrow.passes.analyses.places import editable_axes, hidden_axes
 class Where:
     """A set of axes: `hidden`, `editable`, names, or patterns such as `"stage1.*"`.
 
-    `hidden` are the axes whose units are all made by layers with an activation right behind them.
+    `hidden` are the axes whose units are all made by layers with an activation right behind them, gated ones included.
     """
 
     items: tuple[str, ...] = ("hidden",)
@@ -125,7 +126,7 @@ class Rule:
         apply: The pass; its site and count are filled in.
         when: How many units, per site.
         every: How often to ask.
-        where: The sites.
+        where: The sites; a pass that says itself where it works, such as `prune_edges`, is asked once and has none.
         limit: Bounds; units beyond them are not added.
         require: `exact` to carry out only what is proved to preserve the function, `any` for everything.
     """
@@ -143,10 +144,23 @@ class Rule:
             raise OptionError(f"the name of a rule is a word, found `{self.name}`")
         if self.require not in ("exact", "any"):
             raise OptionError(f"`require` takes exact or any, found {self.require}")
+        if self.apply.whole and self.where != Where():
+            name = textual_name(type(self.apply))
+            raise OptionError(f"`{name}` says itself where it works; leave `where` out of the rule")
+
+    def sites(self, graph: Graph) -> tuple[str, ...]:
+        """Return where the rule is asked: its axes, or the one place its pass names itself.
+
+        Raises:
+            OptionError: A name or pattern matches nothing.
+        """
+        return (self.apply.site,) if self.apply.whole else self.where.sites(graph)
 
     def __str__(self) -> str:
         lines = [f"  rule {self.name} {{", f"    every = {self.every}", f"    when = {self.when}"]
-        lines += [f"    apply = {self.apply}", f"    where = {self.where}"]
+        lines.append(f"    apply = {self.apply}")
+        if not self.apply.whole:
+            lines.append(f"    where = {self.where}")
         if self.limit:
             texts = [str(limit) for limit in self.limit]
             lines.append(f"    limit = {texts[0] if len(texts) == 1 else '[' + ', '.join(texts) + ']'}")

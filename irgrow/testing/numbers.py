@@ -21,7 +21,8 @@ from irgrow.backends import interpret, random_params
 from irgrow.backends.torch_fx import lower
 from irgrow.fills import ZERO
 from irgrow.graph import Graph
-from irgrow.morphism import Cut, Gather, Keep, Morphism, Select, Transfer
+from irgrow.morphism import Cut, Gather, Keep, Morphism, New, Select, Transfer
+from irgrow.ops import MASK
 from irgrow.passes import Context, Pass, Plan, needs, plan
 from irgrow.probing import probe
 from irgrow.transfer import Kind, carried_params, move
@@ -213,6 +214,17 @@ def carried_entries(transfer: Transfer, shape: tuple[int, ...]) -> NDArray[np.bo
     return mask
 
 
+def _switched(morphism: Morphism, name: str, params: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """Return which entries of a parameter that was kept were switched on or off by a new mask beside it."""
+    shape, param = morphism.after.param_shape(name), morphism.after.params[name]
+    mask = f"{param.owner}.{MASK}"
+    if param.spec.name != "weight" or not isinstance(morphism.transfers.get(mask), New):
+        return np.zeros(shape, dtype=bool)
+    old = np.asarray(params[mask]) if mask in morphism.before.params else np.ones(shape)
+    found: NDArray[np.bool_] = carried(morphism, params)[mask] != old
+    return found
+
+
 def gradient_error(morphism: Morphism, params: Mapping[str, Any], inputs: Mapping[str, Any], seed: int = 0) -> float:
     """Return how far the gradients of carried entries are from the carried old gradients (law 4).
 
@@ -229,6 +241,8 @@ def gradient_error(morphism: Morphism, params: Mapping[str, Any], inputs: Mappin
         shape = tuple(new[name].shape)
         wanted = move(transfer, old, shape, name, morphism.seed, Kind.GRADIENT, ZERO)
         mask = torch.from_numpy(carried_entries(transfer, shape))
+        if isinstance(transfer, Keep):  # the gradient of what a mask switched starts or ends
+            mask &= torch.from_numpy(~_switched(morphism, name, params))
         if mask.any():
             worst = max(worst, float((new[name] - wanted)[mask].abs().max()) / scale)
     return worst

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from irgrow.attributes import Attribute, attributes
 from irgrow.graph import Graph
-from irgrow.passes import PASSES, SALIENCIES, Pass, PruneUnits, Saliency
+from irgrow.passes import PASSES, SALIENCIES, GrowEdges, Pass, PruneEdges, PruneUnits, RewireEdges, Saliency
+from irgrow.passes.analyses.density import maskable
 from irgrow.passes.analyses.places import editable_axes
 from irgrow.testing.depth import DEPTH
 
@@ -69,10 +70,35 @@ def _units(draw: Draw, graph: Graph, cls: type[PruneUnits]) -> PruneUnits:
     return cls(site, by=draw(saliencies()), **options)
 
 
+@st.composite
+def _edges(draw: Draw, graph: Graph, cls: type[Pass]) -> Pass:
+    """Draw options for the synapses of all weights, of one or of any node, with one way of saying how many."""
+    found = {node: synapses for synapses in maskable(graph) for node in synapses.nodes}
+    usual = st.sampled_from(["all", *found])
+    where = draw(st.one_of(usual, usual, usual, sites(graph)))
+    known = {a.name: a for a in attributes(cls) if a.name not in ("where", "until")}
+    amounts = [n for n in ("fraction", "count", "density", "threshold") if n in known and known[n].optional]
+    options = {n: draw(_option(a, graph)) for n, a in known.items() if n not in amounts}
+    share = st.floats(0.2, 0.9)
+    options |= {"fraction": draw(share)} if "fraction" in options else {}
+    if options.get("by") == "nest":
+        options["allocation"], amounts = draw(st.sampled_from(["uniform", "global"])), ["fraction"]
+    if "kernels" in options and not any(s.has_kernels for n, s in found.items() if where in ("all", n)):
+        options["kernels"] = False
+    numbers = {"count": st.integers(1, 5), "threshold": st.floats(-0.5, 0.5)}
+    if amounts:
+        name = draw(st.sampled_from(amounts))
+        options[name] = draw(numbers.get(name, share))
+        options |= {"allocation": "uniform"} if name == "threshold" else {}
+    return cls(where=where, **options)  # type: ignore[call-arg]
+
+
 def pass_of(cls: type[Pass], graph: Graph) -> st.SearchStrategy[Pass]:
     """Draw a pass of a class with random options, at a random site of a graph."""
     if issubclass(cls, PruneUnits):
         return _units(graph, cls)
+    if issubclass(cls, (GrowEdges, PruneEdges, RewireEdges)):
+        return _edges(graph, cls)
     for kind, draw in DEPTH.items():
         if issubclass(cls, kind):
             return draw(graph, cls)

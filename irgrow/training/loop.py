@@ -186,7 +186,11 @@ class Run:
         self.epoch_loss += value * len(x)
         self.epoch_count += len(x)
         del outputs, loss
-        for receipt in self.controller.step(x, value) if self.controller is not None else ():
+
+        def criterion(outputs: Tensor) -> Tensor:
+            return loss_function(self.job.settings.loss, outputs, y)
+
+        for receipt in self.controller.step(x, value, criterion) if self.controller is not None else ():
             self._rewritten(receipt)
         self.report.widths = widths(self.net.graph)
         self.watcher.step(self.report)

@@ -11,6 +11,7 @@ from irgrow.graph import Node
 from irgrow.ops import MASK, ParamSpec
 from irgrow.passes.preservation.known import ANY, MEAN, SAME, ZERO, Known
 from irgrow.passes.preservation.prover import Carried, Prover, equal, mapped
+from irgrow.passes.preservation.synapses import other_weights
 
 
 def mixing(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
@@ -29,7 +30,7 @@ def mixing(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
     carried = p.carried(node.name, weight)
     if carried is None:
         status = np.full(size, ANY, dtype=np.int8)
-        return mapped(k, status, node.name, dim, m, why=k.why or f"`{node.name}` has other weights")
+        return mapped(k, status, node.name, dim, m, why=k.why or other_weights(p.morphism, node.name, p.params))
     groups = p.size(s.axes["groups"]) if "groups" in s.axes else 1
     source = s.inputs[0].dims[dim]
     fan_in, why = _fan_in(p, node, k, weight, carried, groups, source)
@@ -101,7 +102,7 @@ def _beside(p: Prover, node: Node, k: Known, specs: list[ParamSpec], masks: list
     for spec in (*specs, *masks):
         carried = p.carried(node.name, spec)
         if carried is None or not carried.elsewhere(-1):
-            return k.named(node.name).changed(f"`{node.name}` has other weights")
+            return k.named(node.name).changed(other_weights(p.morphism, node.name, p.params))
     status = k.status.copy()
     if len(specs) > 1:
         status[status == ZERO] = ANY

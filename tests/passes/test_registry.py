@@ -40,15 +40,16 @@ def test_default_passes_have_a_text(cls):
 
 
 def test_groups_hold_what_is_registered():
+    assert {"grow_edges", "prune_edges", "rewire_edges"} <= set(registry.group("pass"))
     folding = {"fold_batch_norm", "fuse_linear", "fold_scale", "bake_mask", "simplify"}
     assert folding <= set(registry.group("pass"))
-    assert set(registry.group("pass")) == {"grow_units", "prune_units", "prune_globally", "insert_layer"}
+    assert set(registry.group("pass")) >= {"grow_units", "prune_units", "prune_globally", "insert_layer"}
     assert set(registry.group("initializer")) == {"random", "north_select"}
     saliencies = {"magnitude", "taylor", "fisher", "variance", "apoz", "dormancy", "redundancy", "norm_gain", "random"}
     assert set(registry.group("saliency")) == saliencies
     assert set(registry.group("trigger")) == {"effective_dimension", "plateau", "schedule"}
     assert set(registry.group("cadence")) >= {"epochs", "steps", "plateau"}
-    assert set(registry.group("bundle")) == {"north_select", "north_random"}
+    assert set(registry.group("bundle")) == {"north_select", "north_random", "set", "rigl"}
     assert set(registry.group("data")) == {"digits", "spirals", "toy_features", "npz", "mnist", "cifar"}
 
 
