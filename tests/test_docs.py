@@ -73,6 +73,16 @@ def test_the_catalogue_is_up_to_date(monkeypatch):
     assert catalogue == (ROOT / "docs" / "passes.md").read_text(), "run `python docs/catalogue.py`"
 
 
+def test_the_tables_of_what_is_preserved_have_every_pass_and_every_program(monkeypatch):
+    """Their lines are compared with what is computed by the tests of the battery, the matrix and the table."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    operators = importlib.import_module("operators")
+    text = operators.PAGE.read_text()
+    assert operators.page(operators.written(text)) == text, "run `python docs/operators.py`"
+    assert all(operators.written(text)("Idioms", name) for name in operators.IDIOMS)
+    assert not re.search(r"fault \d", text)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
