@@ -68,10 +68,40 @@ def _bake_mask(weight: Tensor, mask: Tensor) -> Tensor:
     return weight * mask
 
 
-def _read_constants(weight: Tensor, *, units: tuple[int, ...], values: tuple[float, ...]) -> Tensor:
-    """What rows read from units that are constant: sum over units and kernel positions of W c."""
-    columns = weight[:, list(units)].flatten(2).sum(2) if weight.dim() > 2 else weight[:, list(units)]
+def _read_constants(
+    weight: Tensor,
+    mask: Tensor | None = None,
+    *,
+    units: tuple[int, ...],
+    values: tuple[float, ...],
+    rows: tuple[int, ...] | None = None,
+) -> Tensor:
+    """What rows, all or those named, read from units that are constant: sum over units and kernel positions of W c."""
+    columns = _rows_of(weight if mask is None else weight * mask, rows)[:, list(units)]
+    columns = columns.flatten(2).sum(2) if weight.dim() > 2 else columns
     return columns @ torch.tensor(values, dtype=weight.dtype, device=weight.device)
+
+
+def _merge_columns(
+    weight: Tensor,
+    mask: Tensor | None = None,
+    *,
+    units: tuple[int, ...],
+    into: tuple[int, ...],
+    times: tuple[float, ...],
+    columns: int,
+    rows: tuple[int, ...] | None = None,
+) -> Tensor:
+    """Columns of units, times a number each, at the new columns that take them over; zeros elsewhere."""
+    old = _rows_of(weight if mask is None else weight * mask, rows)
+    factors = torch.tensor(times, dtype=weight.dtype, device=weight.device)
+    part = old[:, list(units)] * factors.reshape(1, -1, *(1,) * (weight.dim() - 2))
+    made = torch.zeros(len(old), columns, *weight.shape[2:], dtype=weight.dtype, device=weight.device)
+    return made.index_add_(1, torch.tensor(into, device=weight.device), part)
+
+
+def _rows_of(weight: Tensor, rows: tuple[int, ...] | None) -> Tensor:
+    return weight if rows is None else weight[list(rows)]
 
 
 RULES: Mapping[str, Rule] = {
@@ -83,6 +113,7 @@ RULES: Mapping[str, Rule] = {
     "scale_columns": _scale_columns,
     "bake_mask": _bake_mask,
     "read_constants": _read_constants,
+    "merge_columns": _merge_columns,
 }
 """The rules by name. To add one, write it above and name it here."""
 

@@ -161,7 +161,7 @@ class Morphism:
 
     @cached_property
     def blends(self) -> bool:
-        """Whether copies were moved apart by noise, or new units average old ones.
+        """Whether copies were moved apart by noise, new units average old ones, or entries took over what others did.
 
         The gradients of old entries are then not multiples of the old gradients, even if the function is the same.
         """
@@ -207,7 +207,7 @@ class Morphism:
 def _blends(t: Transfer) -> bool:
     if isinstance(t, Chain):
         return any(_blends(step.transfer) for step in t.steps)
-    return isinstance(t, Select) and (any(t.noise) or any(f.averages for f in t.fills))
+    return isinstance(t, Select) and (any(t.noise) or any(f.averages for f in t.fills) or t.plus is not None)
 
 
 def _scales(t: Transfer) -> bool:

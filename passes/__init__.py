@@ -6,6 +6,7 @@ from irgrow.passes.base import Context, Pass, Plan, needs, plan
 from irgrow.passes.deployment import Deployed, deploy
 from irgrow.passes.explaining import Remarks, remarks
 from irgrow.passes.initializers.base import Initializer
+from irgrow.passes.initializers.given import GivenUnits
 from irgrow.passes.initializers.north_select import NorthSelect
 from irgrow.passes.initializers.random import Random
 from irgrow.passes.manager import Pipeline, run
@@ -20,10 +21,12 @@ from irgrow.passes.rewrites.fuse_linear import FuseLinear
 from irgrow.passes.rewrites.grow_edges import GrowEdges
 from irgrow.passes.rewrites.grow_units import GrowUnits
 from irgrow.passes.rewrites.insert_layer import InsertLayer
+from irgrow.passes.rewrites.merge_units import MergeUnits
 from irgrow.passes.rewrites.prune_edges import PruneEdges
 from irgrow.passes.rewrites.prune_globally import PruneGlobally
 from irgrow.passes.rewrites.prune_units import PruneUnits
 from irgrow.passes.rewrites.remove_connection import RemoveConnection
+from irgrow.passes.rewrites.remove_dead_units import RemoveDeadUnits
 from irgrow.passes.rewrites.remove_layer import RemoveLayer
 from irgrow.passes.rewrites.rewire_edges import RewireEdges
 from irgrow.passes.rewrites.simplify import Simplify
@@ -46,8 +49,9 @@ from irgrow.passes.triggers.schedule import Schedule
 
 PASSES: tuple[type[Pass], ...] = (GrowUnits, SplitUnits, DuplicateUnits, PruneUnits, PruneGlobally, InsertLayer)
 PASSES += (FoldBatchNorm, FuseLinear, FoldScale, BakeMask, Simplify)
-PASSES += (RemoveLayer, AddConnection, RemoveConnection)
 PASSES += (GrowEdges, PruneEdges, RewireEdges)
+PASSES += (RemoveLayer, AddConnection, RemoveConnection)
+PASSES += (RemoveDeadUnits, MergeUnits)
 INITIALIZERS: tuple[type[Initializer], ...] = (Random, NorthSelect)
 SALIENCIES: tuple[type[Saliency], ...] = (
     Magnitude,
@@ -64,33 +68,36 @@ TRIGGERS: tuple[type[Trigger], ...] = (EffectiveDimension, Plateau, Schedule)
 
 __all__ = [
     "AddConnection",
-    "Apoz",
     "BakeMask",
+    "Apoz",
     "Context",
-    "deploy",
-    "Deployed",
     "Dormancy",
     "Fisher",
     "Magnitude",
     "NormGain",
     "RandomSaliency",
-    "Redundancy",
     "RemoveConnection",
+    "RemoveDeadUnits",
     "RemoveLayer",
+    "Redundancy",
     "SALIENCIES",
     "Saliency",
     "Taylor",
     "Variance",
+    "deploy",
+    "Deployed",
     "DuplicateUnits",
     "FoldBatchNorm",
     "FoldScale",
     "FuseLinear",
     "GrowEdges",
+    "GivenUnits",
     "GrowUnits",
     "Initializer",
     "INITIALIZERS",
     "InsertLayer",
     "needs",
+    "MergeUnits",
     "Mismatch",
     "NorthSelect",
     "Pass",
@@ -104,12 +111,12 @@ __all__ = [
     "PruneGlobally",
     "PruneUnits",
     "Random",
-    "RewireEdges",
     "read_journal",
     "Remarks",
     "remarks",
     "replay",
     "run",
+    "RewireEdges",
     "Simplify",
     "SplitUnits",
     "EffectiveDimension",

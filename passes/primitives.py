@@ -70,7 +70,13 @@ def _may_vanish(graph: Graph, name: str) -> bool:
     return True
 
 
-def by_role(makes: Fill, reads: Fill, bias: Fill = ZERO, chosen: Mapping[str, Fill] | None = None) -> FillOf:
+def by_role(
+    makes: Fill,
+    reads: Fill,
+    bias: Fill = ZERO,
+    chosen: Mapping[str, Fill] | None = None,
+    given: Mapping[str, Fill] | None = None,
+) -> FillOf:
     """Return fills by the role of a dimension.
 
     A dimension that makes units in one use of a tied parameter and reads them in another is zero if either asks for it.
@@ -80,10 +86,13 @@ def by_role(makes: Fill, reads: Fill, bias: Fill = ZERO, chosen: Mapping[str, Fi
         reads: For new columns.
         bias: For new entries of biases.
         chosen: Fills of particular parameters' new rows, instead of `makes`.
+        given: Fills of particular parameters, whatever the dimension does.
     """
 
     def fill(param: Param, dim: int) -> Fill:
         roles = param.roles(dim)
+        if given and param.name in given:
+            return given[param.name]
         if param.spec.name == MASK:
             return param.spec.neutral
         if Role.PER_UNIT in roles:

@@ -66,10 +66,21 @@ ACTIVATIONS: dict[str, Activation] = {
     "relu": Activation(
         lambda x: np.maximum(x, 0.0),
         "ReLU",
-        Facts(slope_at_zero=0.0, fixed_on=NON_NEGATIVE, image=NON_NEGATIVE, homogeneous=True, odd_slope=1.0),
+        Facts(
+            slope_at_zero=0.0,
+            fixed_on=NON_NEGATIVE,
+            image=NON_NEGATIVE,
+            homogeneous=True,
+            odd_slope=1.0,
+            monotone=True,
+        ),
     ),
-    "relu6": Activation(_relu6, "ReLU6", Facts(slope_at_zero=0.0, fixed_on=(0.0, 6.0), image=(0.0, 6.0))),
-    "hardtanh": Activation(lambda x: np.clip(x, -1.0, 1.0), "Hardtanh", Facts(fixed_on=(-1.0, 1.0), image=(-1.0, 1.0))),
+    "relu6": Activation(
+        _relu6, "ReLU6", Facts(slope_at_zero=0.0, fixed_on=(0.0, 6.0), image=(0.0, 6.0), monotone=True)
+    ),
+    "hardtanh": Activation(
+        lambda x: np.clip(x, -1.0, 1.0), "Hardtanh", Facts(fixed_on=(-1.0, 1.0), image=(-1.0, 1.0), monotone=True)
+    ),
     "gelu": Activation(_gelu, "GELU", Facts(slope_at_zero=0.5, image=(-0.17, inf), odd_slope=1.0)),
     "gelu_tanh": Activation(
         _gelu_tanh,
@@ -83,21 +94,23 @@ ACTIVATIONS: dict[str, Activation] = {
         "Hardswish",
         Facts(slope_at_zero=0.5, image=(-0.375, inf), odd_slope=1.0),
     ),
-    "tanh": Activation(np.tanh, "Tanh", Facts(image=(-1.0, 1.0))),
-    "sigmoid": Activation(_sigmoid, "Sigmoid", Facts(at_zero=0.5, slope_at_zero=0.25, image=(0.0, 1.0))),
+    "tanh": Activation(np.tanh, "Tanh", Facts(image=(-1.0, 1.0), monotone=True)),
+    "sigmoid": Activation(_sigmoid, "Sigmoid", Facts(at_zero=0.5, slope_at_zero=0.25, image=(0.0, 1.0), monotone=True)),
     "hardsigmoid": Activation(
-        lambda x: _relu6(x + 3.0) / 6.0, "Hardsigmoid", Facts(at_zero=0.5, slope_at_zero=1 / 6, image=(0.0, 1.0))
+        lambda x: _relu6(x + 3.0) / 6.0,
+        "Hardsigmoid",
+        Facts(at_zero=0.5, slope_at_zero=1 / 6, image=(0.0, 1.0), monotone=True),
     ),
     "softplus": Activation(
-        _softplus, "Softplus", Facts(at_zero=0.6931471805599453, slope_at_zero=0.5, image=NON_NEGATIVE)
+        _softplus, "Softplus", Facts(at_zero=0.6931471805599453, slope_at_zero=0.5, image=NON_NEGATIVE, monotone=True)
     ),
     "elu": Activation(
         lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0.0))),
         "ELU",
-        Facts(fixed_on=NON_NEGATIVE, image=(-1.0, inf)),
+        Facts(fixed_on=NON_NEGATIVE, image=(-1.0, inf), monotone=True),
     ),
     "mish": Activation(lambda x: x * np.tanh(_softplus(x)), "Mish", Facts(slope_at_zero=0.6, image=(-0.31, inf))),
-    "softsign": Activation(lambda x: x / (1.0 + np.abs(x)), "Softsign", Facts(image=(-1.0, 1.0))),
+    "softsign": Activation(lambda x: x / (1.0 + np.abs(x)), "Softsign", Facts(image=(-1.0, 1.0), monotone=True)),
 }
 """All activations without parameters, by their name in the language."""
 
@@ -143,6 +156,7 @@ class LeakyReLU(Op):
             homogeneous=True,
             odd_slope=odd or None,
             entrywise=True,
+            monotone=self.slope >= 0,
         )
 
     def evaluate(self, e: Evaluation, *inputs: Array) -> Array:
@@ -164,6 +178,10 @@ class Softmax(Op):
     @property
     def facts(self) -> Facts:
         return Facts(at_zero=None, image=(0.0, 1.0))
+
+    @property
+    def averages(self) -> bool:
+        return False
 
     def evaluate(self, e: Evaluation, *inputs: Array) -> Array:
         weights = np.exp(inputs[0] - inputs[0].max(-1, keepdims=True))

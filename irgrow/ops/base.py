@@ -145,6 +145,7 @@ class Facts:
         stochastic: Draws random numbers in training mode.
         batch_statistics: In training mode the output depends on the rest of the batch.
         additive: Its parameters are added to units or put beside them, so the mean of units goes with their mean.
+        monotone: f(x) <= f(y) for x <= y.
     """
 
     at_zero: float | None = 0.0
@@ -158,6 +159,7 @@ class Facts:
     stochastic: bool = False
     batch_statistics: bool = False
     additive: bool = False
+    monotone: bool = False
 
 
 class TypeFailure(Exception):

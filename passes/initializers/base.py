@@ -49,3 +49,11 @@ class Initializer:
             Impossible: What it needs is missing or degenerate.
         """
         return {}
+
+    def given(self, newborns: Newborns) -> dict[str, Fill]:
+        """Return the new entries of parameters by full name, whatever their dimensions do; they win over all else.
+
+        Raises:
+            Impossible: They do not fit the parameters.
+        """
+        return {}

@@ -9,8 +9,9 @@ from irgrow.axes import NEW, Axis, IndexMap
 from irgrow.fills import Masked
 from irgrow.graph import Node
 from irgrow.ops import MASK, ParamSpec
-from irgrow.passes.preservation.known import ANY, MEAN, SAME, ZERO, Known
+from irgrow.passes.preservation.known import ANY, MEAN, SAME, ZERO, Known, Status
 from irgrow.passes.preservation.prover import Carried, Prover, equal, mapped
+from irgrow.passes.preservation.sums import same_by_numbers
 from irgrow.passes.preservation.synapses import other_weights
 
 
@@ -29,7 +30,7 @@ def mixing(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
     size, m = p.size(axis), p.map_of(axis)
     carried = p.carried(node.name, weight)
     if carried is None:
-        status = np.full(size, ANY, dtype=np.int8)
+        status = _settled(p, node, old, k, np.full(size, ANY, dtype=np.int8), m)
         return mapped(k, status, node.name, dim, m, why=k.why or other_weights(p.morphism, node.name, p.params))
     groups = p.size(s.axes["groups"]) if "groups" in s.axes else 1
     source = s.inputs[0].dims[dim]
@@ -51,13 +52,24 @@ def mixing(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
     status = np.where(fine & ~new, SAME, ANY).astype(np.int8)
     zero_rows = _zero_rows(p, node, [weight, *rest], size) | (silent & _zero_rows(p, node, rest, size))
     status[new & zero_rows] = ZERO
-    averages = carried.fills[0] is not None and _average(p, node, [weight, *rest])
+    averages = carried.fills[0] is not None and carried.scale[0] is None and _average(p, node, [weight, *rest])
     if averages and groups == 1 and bool(fan_in.all()) and complete(rows, p.before.size(axis)):
         status[new] = MEAN
+    if carried.scale[0] is None and not carried.parted(0):
+        status = _settled(p, node, old, k, status, m)
     if carried.parted(0) and not new.all():
         p.perturbed[node.name] = None
     made = np.where(new, np.arange(size), -1) if new.any() else None
     return mapped(k, status, node.name, dim, m, carried.scale[0], why, node.name, made)
+
+
+def _settled(p: Prover, node: Node, old: Node, k: Known, status: Status, m: IndexMap | None) -> Status:
+    """Return the status of rows, those looked at number by number that nothing else is known of."""
+    new = np.zeros(len(status), dtype=bool) if m is None else m == NEW
+    if not (status[~new] == ANY).any():
+        return status
+    same, zero = same_by_numbers(p, node, old, k)
+    return np.where(same, SAME, np.where(zero & (status == ANY), ZERO, status)).astype(np.int8)
 
 
 def index(m: IndexMap | None, size: int) -> IndexMap:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf
 from typing import Any
 
@@ -24,6 +25,7 @@ from irgrow.passes.preservation.computed import computed, seen_as
 from irgrow.passes.preservation.known import ANY, SAME, Known, uniform
 from irgrow.passes.preservation.ranges import Interval, value_range
 from irgrow.passes.preservation.removed import put_back
+from irgrow.passes.preservation.sums import Numbers
 from irgrow.passes.preservation.synapses import same_synapses
 from irgrow.verdict import Approximate, Changes, Exact, Verdict
 
@@ -118,6 +120,11 @@ class Prover:
         self._sizes = dict(self.before.widths) | {name: len(m) for name, m in morphism.edits.items()}
 
     # what rules ask -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def numbers(self) -> Numbers | None:
+        """What is known of the numbers; nothing without the old parameters."""
+        return None if self.params is None else Numbers(self.morphism, self.params)
 
     def map_of(self, axis: Axis) -> IndexMap | None:
         """Return the edit of an axis of the old graph."""

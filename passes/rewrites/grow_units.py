@@ -3,7 +3,9 @@
 With zero fan-out the new units' weights into every reader are zero, so whatever they compute, the function is what it
 was; their fan-in is random, so the fan-out receives a gradient at once and the fan-in one step later. With zero fan-in
 the new units are zero themselves, if their activation maps zero to zero; fan-in and bias then receive the gradient,
-unless the activation's slope at zero is zero (ReLU) or a batch norm stands in between, which is refused.
+unless the activation's slope at zero is zero (ReLU) or a batch norm stands in between, which is refused. Where the
+activation gives f(0) != 0 (sigmoid, softplus) the new units are constants; with `absorb` the biases of those that read
+them start at b - W f(0), which makes it exact, and where that cannot be it is refused.
 
 Where the units of a residual stream are normalised together, zero fan-in is the way: a root-mean-square norm sees zeros
 join, and multiplying its old gains by sqrt(d / d') and its eps by d / d' makes up for them exactly. A layer norm needs
@@ -19,6 +21,7 @@ Source: Maile (2023), 3.1 and 6.2; Chen et al. (2016), Net2Net.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
@@ -28,13 +31,14 @@ from irgrow.errors import OptionError
 from irgrow.fills import ZERO, Fill, Masked, Mean, XavierUniform
 from irgrow.graph import Graph
 from irgrow.morphism import Morphism
-from irgrow.ops import Coupling, Role, integer, plan, site, word
+from irgrow.ops import Coupling, Op, Role, flag, integer, plan, site, word
+from irgrow.passes.absorbing import absorbed, not_exact
 from irgrow.passes.base import Context, Pass
 from irgrow.passes.initializers.base import Initializer, Newborns
 from irgrow.passes.initializers.random import Random
 from irgrow.passes.preservation import Prover
 from irgrow.passes.preservation.liveness import behind_batch_statistics
-from irgrow.passes.primitives import by_role, resize
+from irgrow.passes.primitives import FillOf, by_role, resize
 from irgrow.passes.sharing import filled_up, regained
 
 
@@ -48,6 +52,7 @@ class GrowUnits(Pass):
         init: How the side that is not zero starts.
         zero: The side that starts at zero: `fan_out` or `fan_in`; with `mean` units start as the mean of the old ones,
             which a layer norm makes zero of; with `neither` both sides start as `init` says.
+        absorb: Whether biases make up for new units with zero fan-in that are not zero.
 
     >>> str(GrowUnits("f1", 8))
     'grow_units(f1, 8)'
@@ -59,6 +64,7 @@ class GrowUnits(Pass):
     count: int = integer(1, high=1 << 24)
     init: Initializer = plan("initializer", Random())
     zero: str = word("fan_out", "fan_in", "mean", "neither", default="fan_out")
+    absorb: bool = flag(False)
 
     @property
     def site(self) -> str:
@@ -68,6 +74,8 @@ class GrowUnits(Pass):
         return replace(self, axis=site, count=units)
 
     def match(self, graph: Graph, site: str) -> str | None:
+        if self.absorb and self.zero != "fan_in":
+            return "`absorb` makes up for units with zero fan-in; it goes with `zero = fan_in`"
         try:
             growth(graph, graph.axis(site), self.count)
         except (Impossible, OptionError) as reason:
@@ -81,11 +89,16 @@ class GrowUnits(Pass):
 
     def rewrite(self, graph: Graph, site: str, context: Context) -> Morphism:
         edits = growth(graph, graph.axis(site), self.count)
+        newborns = Newborns(graph, edits, context)
+        given = self.init.given(newborns)
         if self.zero in ("fan_in", "mean"):
+            if given:
+                raise Impossible(f"given numbers leave nothing to `zero = {self.zero}`; use `zero = neither`")
             return self._on_stream(graph, edits, context)
-        chosen = self.init.chosen(Newborns(graph, edits, context))
+        chosen = self.init.chosen(newborns)
         reads = ZERO if self.zero == "fan_out" else self.init.default()
-        morphism = self._resize(graph, edits, context, self.init.default(), chosen, reads)
+        makes = self.init.default()
+        morphism = self._resize(graph, edits, context, by_role(makes, reads, ZERO, chosen, given))
         if self.zero == "neither" or not _contracted(graph, edits):
             return morphism
         prover = Prover(morphism)
@@ -95,8 +108,8 @@ class GrowUnits(Pass):
         for node, rows in prover.wishes.items():
             for spec in graph.specs[node]:
                 name = graph.param_name(node, spec.name)
-                chosen[name] = Masked(chosen.get(name, self.init.default()), tuple(sorted(rows)))
-        return self._resize(graph, edits, context, self.init.default(), chosen, ZERO)
+                chosen[name] = Masked(chosen.get(name, makes), tuple(sorted(rows)))
+        return self._resize(graph, edits, context, by_role(makes, ZERO, ZERO, chosen, given))
 
     def _on_stream(self, graph: Graph, edits: Edits, context: Context) -> Morphism:
         """Grow with units that are zero, or the mean of the old ones, and with norms that make up for them."""
@@ -106,17 +119,22 @@ class GrowUnits(Pass):
         norms = filled_up(graph, edits)
         ops = {name: op for name, (op, _) in norms.items()}
         fills = by_role(made, XavierUniform(), made, chosen)
-        morphism = regained(resize(graph, edits, fills, context.seed, self._summary, ops), norms)
-        return self._checked(morphism)
+        morphism = regained(self._resize(graph, edits, context, fills, ops), norms)
+        return self._absorbing(self._checked(morphism), context) if self.absorb else self._checked(morphism)
 
     def _resize(
-        self, graph: Graph, edits: Edits, context: Context, makes: Fill, chosen: dict[str, Fill], reads: Fill
+        self, graph: Graph, edits: Edits, context: Context, fills: FillOf, ops: Mapping[str, Op] | None = None
     ) -> Morphism:
-        return resize(graph, edits, by_role(makes, reads, ZERO, chosen), context.seed, self._summary)
+        return resize(graph, edits, fills, context.seed, f"grow {self.axis} by {self.count}", ops)
 
-    @property
-    def _summary(self) -> str:
-        return f"grow {self.axis} by {self.count}"
+    def _absorbing(self, morphism: Morphism, context: Context) -> Morphism:
+        """Let biases take over what is read of new units that are constants; nothing less than exact will do."""
+        if context.params is None:
+            raise Impossible("`absorb` needs the parameters of the network")
+        made = absorbed(morphism, context.params)
+        if (why := not_exact(made, context.params)) is not None:
+            raise Impossible(f"the new units cannot be absorbed: {why}")
+        return made
 
     def _checked(self, morphism: Morphism) -> Morphism:
         """Refuse a zero fan-in that is not zero where it is read, or whose first step would be a leap."""
