@@ -135,6 +135,7 @@ class Morphism:
         edits: The edit of axes, by leaf atom of the old graph; empty if only the nodes changed.
         seed: What the random fills are drawn from, together with the name of the parameter.
         summary: One line about what it does.
+        by_numbers: Whether the proof may look at all the numbers, which takes as long as reading the whole network.
     """
 
     before: Graph
@@ -143,6 +144,7 @@ class Morphism:
     edits: Mapping[str, IndexMap] = field(default_factory=dict)
     seed: int = 0
     summary: str = ""
+    by_numbers: bool = False
 
     def __post_init__(self) -> None:
         missing = self.after.params.keys() ^ self.transfers.keys()
@@ -183,7 +185,8 @@ class Morphism:
         from irgrow.composing import composed
 
         summary = f"{self.summary}; {second.summary}"
-        return Morphism(self.before, second.after, composed(self, second), {}, self.seed, summary)
+        numbers = self.by_numbers or second.by_numbers
+        return Morphism(self.before, second.after, composed(self, second), {}, self.seed, summary, numbers)
 
     def inverse(self) -> Morphism | None:
         """Return the rewrite that undoes this one, where nothing old was lost: it prunes what was added."""
@@ -206,13 +209,13 @@ class Morphism:
 
 def _blends(t: Transfer) -> bool:
     if isinstance(t, Chain):
-        return any(_blends(step.transfer) for step in t.steps)
+        return any(_blends(part.transfer) for step in t.steps for part in (step, *step.reads))
     return isinstance(t, Select) and (any(t.noise) or any(f.averages for f in t.fills) or t.plus is not None)
 
 
 def _scales(t: Transfer) -> bool:
     if isinstance(t, Chain):
-        return any(_scales(step.transfer) for step in t.steps)
+        return any(_scales(part.transfer) for step in t.steps for part in (step, *step.reads))
     return isinstance(t, Select) and any(f is not None for f in t.scale)
 
 

@@ -21,7 +21,7 @@ Plus = Mapping[str, Compute | Given]
 
 
 def taken_over(morphism: Morphism, plus: Plus) -> Morphism:
-    """Return a rewrite with something added to parameters it carries over, by their full names."""
+    """Return a rewrite with something added to parameters it carries over, by their full names; proved by numbers."""
     transfers = dict(morphism.transfers)
     for name, more in plus.items():
         transfer = transfers[name]
@@ -29,7 +29,7 @@ def taken_over(morphism: Morphism, plus: Plus) -> Morphism:
             rank = len(morphism.after.param_shape(name))
             transfer = Select(source_of(transfer) or name, (None,) * rank, (ZERO,) * rank)
         transfers[name] = replace(transfer, plus=more)
-    return replace(morphism, transfers=transfers)
+    return replace(morphism, transfers=transfers, by_numbers=True)
 
 
 def agreed(plus: dict[str, Compute | Given], name: str, more: Compute | Given) -> None:

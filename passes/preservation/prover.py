@@ -123,8 +123,10 @@ class Prover:
 
     @cached_property
     def numbers(self) -> Numbers | None:
-        """What is known of the numbers; nothing without the old parameters."""
-        return None if self.params is None else Numbers(self.morphism, self.params)
+        """What is known of the numbers; nothing without the old parameters, or where the rewrite does not ask for it."""
+        if self.params is None or not self.morphism.by_numbers:
+            return None
+        return Numbers(self.morphism, self.params)
 
     def map_of(self, axis: Axis) -> IndexMap | None:
         """Return the edit of an axis of the old graph."""

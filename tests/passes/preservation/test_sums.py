@@ -1,18 +1,27 @@
 """Sums compared number by number: what was taken over rightly is proved, what was forged is not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from helpers import net, resized, verdict
+import helpers
+from helpers import net, verdict
 
 from irgrow.backends import random_params
 from irgrow.fills import ZERO, Given, Normal
 from irgrow.morphism import Compute, Select
+from irgrow.passes import prove
 from irgrow.passes.absorbing import taken_over
 from irgrow.passes.preservation.sums import NewParams
 from irgrow.testing.numbers import carried
 from irgrow.verdict import Changes, Exact
 
 GRAPH = net("h: dense(4) |> tanh |> o: dense(2)")
+
+
+def resized(*args, **options):
+    """Return a rewrite that asks for a proof by numbers."""
+    return replace(helpers.resized(*args, **options), by_numbers=True)
 
 
 def constant(graph=GRAPH, unit=1, bias=None):
@@ -30,6 +39,13 @@ def without(graph, *units):
 
 def read(values, units=(1,), weight="o.weight"):
     return Compute("read_constants", (weight,), (("units", units), ("values", values)))
+
+
+def test_nothing_is_read_unless_it_is_asked_for():
+    """Reading all numbers takes as long as the network is large, so plain pruning does without."""
+    params, _ = constant(bias=0.0)
+    assert prove(without(GRAPH, 1), params) == Exact()
+    assert isinstance(prove(replace(without(GRAPH, 1), by_numbers=False), params), Changes)
 
 
 def test_a_constant_goes_if_the_bias_takes_over():
