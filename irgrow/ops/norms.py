@@ -178,6 +178,10 @@ class GroupNorm(_ChannelsFirst):
         t.unify(x.units, prod([self.groups, local]), f"groupnorm works in {groups} groups")
         return x
 
+    @property
+    def centres(self) -> bool:
+        return True
+
     def normalises(self, s: Signature) -> tuple[int, Axis]:
         return 0, s.axes["groups"]
 

@@ -61,7 +61,7 @@ def statistics(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
             why = why or _reason(node, str(axis), old_units, old_members)
         elif (company == ZERO).all() and stays_zero(p, node):
             result[part] = ZERO
-    if old.op.zero_if == ():
+    if old.op.zero_if == () and not old.op.centres:
         result[status == ZERO] = ZERO
     return mapped(k, result, node.name, dim, m, why=why)
 

@@ -6,6 +6,8 @@ import pytest
 from helpers import net, resized, scaled, verdict, with_op
 
 from irgrow.fills import Normal
+from irgrow.passes import Prover
+from irgrow.passes.preservation.known import ZERO
 from irgrow.verdict import Changes, Exact
 
 
@@ -57,3 +59,12 @@ def test_beside_the_normalised_dimension():
         "x: [2, 2, 3]",
     )
     assert verdict(resized(graph, Normal(1.0), c=[0, 1, 2, -1])) == Exact()
+
+
+def test_a_zero_in_a_live_group_does_not_stay_zero():
+    """A group norm subtracts the mean of the group from it as well."""
+    graph = net("c: conv(6, kernel = 1) |> gn: groupnorm(3, affine = false) |> flatten |> dense(2)", "x: [2, 2, 3]")
+    prover = Prover(resized(graph, gn_DOT_members=[0, 1, -1]))
+    prover.run()
+    assert ZERO in prover.known["c"].status
+    assert ZERO not in prover.known["gn"].status
