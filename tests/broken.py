@@ -8,10 +8,11 @@ import torch
 from irgrow.axes import NEW
 from irgrow.edits import Edits, Impossible, growth, removal
 from irgrow.fills import ZERO, Constant, Normal
-from irgrow.graph import Graph
-from irgrow.morphism import Select
-from irgrow.passes import Context, GrowUnits, PruneUnits
-from irgrow.passes.primitives import by_role, resize
+from irgrow.graph import Graph, Node
+from irgrow.morphism import Morphism, Select
+from irgrow.ops import Activate
+from irgrow.passes import Context, GrowUnits, InsertLayer, PruneUnits
+from irgrow.passes.primitives import by_role, resize, splice
 
 
 @dataclass(frozen=True)
@@ -115,3 +116,79 @@ class WrongPruner(PruneUnits):
             if isinstance(t, Select) and len(t.maps) > 1 and t.maps[1] is not None:
                 transfers[name] = replace(t, maps=(t.maps[0], np.arange(len(t.maps[1])), *t.maps[2:]))
         return replace(morphism, transfers=transfers)
+
+
+@dataclass(frozen=True)
+class Endless(Grower):
+    """Reads the new units with weights that are no numbers."""
+
+    def spoiled(self, morphism, graph, edits):
+        return resize(graph, edits, by_role(Normal(0.5), Constant(float("nan"))), morphism.seed, "broken")
+
+
+@dataclass(frozen=True)
+class Mumbling(GrowUnits):
+    """Says its name and place and leaves out everything else."""
+
+    def __str__(self):
+        return f"mumbling({self.axis})"
+
+
+@dataclass(frozen=True)
+class Secretive(Normal):
+    """Random numbers of a kind that no file knows."""
+
+    kind = "secretive"
+
+
+@dataclass(frozen=True)
+class Unwritable(Grower):
+    """Fills new units in a way that JSON cannot hold."""
+
+    def spoiled(self, morphism, graph, edits):
+        return resize(graph, edits, by_role(Secretive(0.5), ZERO), morphism.seed, "broken")
+
+
+@dataclass(frozen=True)
+class Lopsided(Activate):
+    """Says that it looks at every entry alone, and makes of each what its place asks for."""
+
+    def evaluate(self, e, *inputs):
+        (x,) = inputs
+        return x * np.linspace(0.5, 1.5, x[0].size).reshape(x.shape[1:])
+
+
+@dataclass(frozen=True)
+class Unruly(InsertLayer):
+    """Puts in an op that declares wrongly what becomes of its units, and that no program can name."""
+
+    def match(self, graph, site):
+        if site not in graph or graph.types[site].ids is not None:
+            return "not here"
+        return None
+
+    def rewrite(self, graph, site, context):
+        return splice(graph, site, [Node(f"{site}_odd", Lopsided("relu"), (site,))], {}, {}, context.seed)
+
+
+class _Crooked(Morphism):
+    """Thinks that the way back leads to other units."""
+
+    def inverse(self):
+        back = super().inverse()
+        if back is None:
+            return None
+        transfers = dict(back.transfers)
+        for name, t in transfers.items():
+            if isinstance(t, Select):
+                turned = tuple(None if m is None else np.roll(m, 1) for m in t.maps)
+                transfers[name] = replace(t, maps=turned)
+        return replace(back, transfers=transfers)
+
+
+@dataclass(frozen=True)
+class Regretful(Grower):
+    """Grows as it should and takes it back wrongly."""
+
+    def spoiled(self, morphism, graph, edits):
+        return _Crooked(graph, morphism.after, morphism.transfers, morphism.edits, morphism.seed, "broken")

@@ -142,6 +142,13 @@ def test_where_a_composed_parameter_comes_from():
     assert (predecessor(fresh), source_of(fresh)) == (None, None)
 
 
+def test_what_was_blended_or_scaled_stays_so():
+    """Also where only what a rule reads was."""
+    for first, blends, scales in (("parted", True, False), ("scaled", False, True), ("turned", False, False)):
+        both = REWRITES[first].then(REWRITES["fused"])
+        assert (both.blends, both.scales) == (blends, scales), first
+
+
 def test_joined_is_only_what_rounds_and_draws_nothing_twice():
     def made(first, second):
         return REWRITES[first].then(REWRITES[second]).transfers["b.weight"]

@@ -21,7 +21,7 @@ from irgrow.backends import interpret, random_params
 from irgrow.backends.torch_fx import lower
 from irgrow.fills import ZERO
 from irgrow.graph import Graph
-from irgrow.morphism import Cut, Gather, Keep, Morphism, New, Select, Transfer
+from irgrow.morphism import Chain, Cut, Gather, Keep, Morphism, New, Select, Transfer, source_of
 from irgrow.ops import MASK
 from irgrow.passes import Context, Pass, Plan, needs, plan
 from irgrow.probing import probe
@@ -236,11 +236,15 @@ def gradient_error(morphism: Morphism, params: Mapping[str, Any], inputs: Mappin
     scale = max((float(g.abs().max()) for g in old.values() if g.numel()), default=0.0) or 1.0
     worst = 0.0
     for name, transfer in morphism.transfers.items():
-        if name not in new or not isinstance(transfer, Keep | Select | Gather | Cut):
+        source = source_of(transfer)
+        if name not in new or source is None:
             continue
         shape = tuple(new[name].shape)
         wanted = move(transfer, old, shape, name, morphism.seed, Kind.GRADIENT, ZERO)
         mask = torch.from_numpy(carried_entries(transfer, shape))
+        if isinstance(transfer, Chain):
+            ones = {source: torch.ones_like(old[source])}
+            mask = move(transfer, ones, shape, name, morphism.seed, Kind.FREE, ZERO) != 0
         if isinstance(transfer, Keep):  # the gradient of what a mask switched starts or ends
             mask &= torch.from_numpy(~_switched(morphism, name, params))
         if mask.any():
