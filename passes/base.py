@@ -53,12 +53,14 @@ class Pass:
     Class attributes:
         may_leave_dead: Whether new units without gradient are allowed; no pass of irgrow does.
         counted: Whether `at` adds as many units to the site as it is given, so that limits can cut the number.
+        whole: Whether it says itself where it works, so that a rule applies it once and not at every site.
         requires: Properties the graph must have, by name; see `irgrow.passes.contracts`.
         ensures: Properties its result has.
     """
 
     may_leave_dead: ClassVar[bool] = False
     counted: ClassVar[bool] = False
+    whole: ClassVar[bool] = False
     requires: ClassVar[tuple[str, ...]] = ()
     ensures: ClassVar[tuple[str, ...]] = ()
 
@@ -77,6 +79,10 @@ class Pass:
     def at(self, site: str, units: int) -> Pass:
         """Return the same pass at another site, for this many units; what a rule applies."""
         raise NotImplementedError
+
+    def during(self, step: int) -> Pass:
+        """Return the pass as it is at a training step; what a rule applies."""
+        return self
 
     def match(self, graph: Graph, site: str) -> str | None:
         """Return the reason why it does not apply, or `None`."""
