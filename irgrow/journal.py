@@ -135,9 +135,13 @@ def seed_of(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+DEPTH = 64
+"""How many of the latest rewrites can be undone; the records of all would fill the memory of a long training."""
+
+
 @dataclass
 class Journal:
-    """All rewrites of a network, in order, with what is needed to undo the latest ones.
+    """All rewrites of a network, in order, with what is needed to undo the latest `DEPTH` of them.
 
     The morphisms are kept in memory only; after a checkpoint was loaded earlier rewrites cannot be undone.
     """
@@ -160,12 +164,14 @@ class Journal:
         return "\n".join(lines) if lines else "no rewrites yet"
 
     def add(self, entry: Entry, morphism: Morphism) -> None:
-        """Append a rewrite; behind one that cannot be undone, what no undo reaches any more is let go."""
+        """Append a rewrite; what no undo reaches any more, behind one that cannot be undone or too deep, is let go."""
         if not morphism.edits and morphism.inverse() is None:
             self.morphisms = {number: m for number, m in self.morphisms.items() if m.edits}
         self.entries.append(entry)
         self.morphisms[entry.number] = morphism
         self.counter = entry.number + 1
+        for number in [n for n in self.morphisms if n <= entry.number - DEPTH]:
+            del self.morphisms[number]
 
     def copy(self) -> Journal:
         """Return a journal of its own with the same rewrites."""

@@ -237,7 +237,8 @@ class Network(nn.Module):
         """Take the latest rewrite back, where nothing was lost: grown units are pruned, inserted layers removed.
 
         Raises:
-            RefusedError: There is nothing to undo, or something was lost.
+            RefusedError: There is nothing to undo, something was lost, or it lies too many rewrites back
+                (`irgrow.journal.DEPTH`).
         """
         from irgrow.transaction import undo
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -24,7 +25,9 @@ from irgrow.transfer import Kind, move
 class Carry(Enum):
     """How the new entries of a carried slot start."""
 
-    SIBLINGS = "siblings"  # second moments at the mean of the units beside them, first moments at zero
+    # Second moments at the mean of the units beside them, first moments at zero: an entry whose gradients are c times
+    # as large as its siblings' starts up to c times as fast, instead of with up to 6.5 learning rates a step.
+    SIBLINGS = "siblings"
     ZERO = "zero"  # exact padding: an inert rewrite leaves the trajectory as it was
     FRESH = "fresh"  # the state of touched parameters is dropped
 
@@ -41,8 +44,9 @@ SLOTS: dict[str, dict[str, Kind]] = {
     "Adadelta": {"square_avg": Kind.SQUARE, "acc_delta": Kind.FREE},
     "Rprop": {"prev": Kind.GRADIENT, "step_size": Kind.FREE},
 }
-"""Per optimizer class, what each slot of the parameter's shape holds; scalars are copied."""
+"""Per optimizer class, what each slot of the parameter's shape holds."""
 
+_SCALARS = frozenset({"step", "mu_product"})  # the same for every entry of a parameter; copied
 _WARM = frozenset({Kind.SQUARE, Kind.MAGNITUDE})
 _NEEDS_POSITIVE = frozenset({"step_size"})
 
@@ -93,36 +97,52 @@ def _carried(step: Step, source: str, value: Tensor, kind: Kind, warm: bool) -> 
             value = _carried(part, source_of(part.transfer) or source, value, kind, warm)
         return value
     moved = move(transfer, {source: value}, step.shape, step.name, step.seed, kind, ZERO)
-    return _warmed(moved, transfer) if warm else moved
+    return _warmed(moved, transfer, full=value.numel() > 0 and bool(value.min() > 0)) if warm else moved
 
 
 def _slot(key: str, value: Any, param: Tensor, slots: Mapping[str, Kind], optimizer: Optimizer) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    if value.dim() == 0 or (key in slots and value.shape == param.shape):
-        return value.clone() if value.dim() == 0 else value
+    """Return a slot ready to be moved, or copied if it is a number; what is not known is refused."""
     name = type(optimizer).__name__
-    raise RefusedError(f"state `{key}` of {name} has shape {list(value.shape)}, its parameter {list(param.shape)}")
+    if key not in slots and key not in _SCALARS:
+        known = ", ".join((*slots, *sorted(_SCALARS)))
+        raise RefusedError(f"state `{key}` of {name} cannot be carried across a rewrite; known are {known}")
+    if not isinstance(value, Tensor) or value.dim() == 0:
+        return value.clone() if isinstance(value, Tensor) else value
+    if value.shape != param.shape:
+        raise RefusedError(f"state `{key}` of {name} has shape {list(value.shape)}, its parameter {list(param.shape)}")
+    return value
 
 
-def _warmed(moved: Tensor, transfer: Transfer) -> Tensor:
-    """Set new entries to the mean over the old units beside them, along each dimension in turn."""
+def _warmed(moved: Tensor, transfer: Transfer, full: bool) -> Tensor:
+    """Set new entries to the mean of the old ones beside them, along each dimension in turn.
+
+    An entry that is zero has never had a gradient, because it is masked or its unit is dead, and says nothing about the
+    size of one; so it is left out, and a new entry with nothing else beside it gets the mean of all that is not zero.
+
+    Args:
+        moved: The moved slot; its new entries are zero.
+        transfer: What moved it.
+        full: Whether no old entry is zero.
+    """
     if isinstance(transfer, Gather):
         new = torch.from_numpy(transfer.index == NEW).to(moved.device).reshape(moved.shape)
-        alive = ~new & (moved != 0)  # what is cut off has no moments
+        alive = ~new & (moved != 0)
         if new.any() and alive.any():
             moved[new] = moved[alive].mean()
         return moved
     if not isinstance(transfer, Select):
         return moved
-    for dim, m in enumerate(transfer.maps):
-        if m is None or not (m == NEW).any() or (m == NEW).all():
-            continue
-        new = torch.from_numpy((m == NEW).nonzero()[0]).to(moved.device)
-        mean = moved.sum(dim, keepdim=True) / (len(m) - len(new))  # new entries are still zero
-        shape = list(mean.shape)
-        shape[dim] = len(new)
-        moved.index_copy_(dim, new, mean.expand(shape))
+    added = {d: np.flatnonzero(m == NEW) for d, m in enumerate(transfer.maps) if m is not None and (m == NEW).any()}
+    indices = {d: torch.from_numpy(new).to(moved.device) for d, new in added.items()}
+    for dim, new in indices.items():
+        beside: Any = moved.shape[dim] - len(new) if full else (moved != 0).sum(dim, keepdim=True).clamp(min=1)
+        mean = moved.sum(dim, keepdim=True) / beside
+        moved.index_copy_(dim, new, mean.expand(*(len(new) if d == dim else -1 for d in range(moved.dim()))))
+    for dim, new in indices.items() if not full else ():
+        slab = moved.index_select(dim, new)
+        alive = moved != 0
+        if alive.any() and (slab == 0).any():
+            moved.index_copy_(dim, new, torch.where(slab == 0, moved[alive].mean(), slab))
     return moved
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from irgrow import registry
 from irgrow.errors import CompilerBug, RefusedError
-from irgrow.journal import Entry, Receipt, seed_of
+from irgrow.journal import DEPTH, Entry, Receipt, seed_of
 from irgrow.network import Network
 from irgrow.newborns import settle
 from irgrow.probing import Probed, evaluating, probe
@@ -154,7 +154,8 @@ def undo(net: Network) -> Receipt:
     morphism = net.journal.morphisms.get(entry.number)
     inverse = morphism and morphism.inverse()
     if inverse is None:
-        why = "its record was not kept in the checkpoint" if morphism is None else "it removed something"
+        kept = f"its record is gone; kept are those of the latest {DEPTH} rewrites, and none in a checkpoint"
+        why = kept if morphism is None else "it removed something"
         raise RefusedError(f"`{entry.rewrite}` cannot be undone: {why}")
     if net.has_pending_backward:
         raise RefusedError("a forward pass was recorded and its backward pass has not run; run it before undoing")

@@ -161,7 +161,7 @@ def test_an_unknown_slot_is_refused_before_anything_changes():
     train(net, opt, 2)
     opt.state[net.params["a.weight"]]["mystery"] = torch.zeros(3)
     graph = net.graph
-    with pytest.raises(RefusedError, match=r"state `mystery` of Adam has shape \[3\]"):
+    with pytest.raises(RefusedError, match="state `mystery` of Adam cannot be carried across a rewrite; known are exp_avg, "):
         net.rewrite(GrowUnits("a", 2))
     assert net.graph is graph
 

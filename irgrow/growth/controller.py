@@ -25,7 +25,7 @@ from irgrow.axes import atoms
 from irgrow.errors import DataError, OptionError
 from irgrow.growth.cadences import Moment
 from irgrow.growth.rules import GrowthProgram, Rule
-from irgrow.journal import Receipt
+from irgrow.journal import DEPTH, Receipt
 from irgrow.network import Network, as_inputs
 from irgrow.passes import View, plan
 from irgrow.passes.analyses.spectrum import Gram
@@ -74,6 +74,8 @@ class Controller:
         morphisms = self.net.journal.morphisms
         recent = (morphisms[n] for n in range(self._rewrites, self.net.journal.counter) if n in morphisms)
         edited = {atom for morphism in recent for atom in morphism.edits}
+        if self.net.journal.counter - self._rewrites > DEPTH:  # more than the journal remembers
+            self.recorded = {}
         self._rewrites = self.net.journal.counter
         kept = {}
         for node, window in wanted.items():
