@@ -8,6 +8,7 @@ from irgrow.errors import RefusedError
 from irgrow.network import build
 from irgrow.passes import GrowUnits, PruneUnits
 from irgrow.slots import SLOTS, Carry, known_slots
+from irgrow.testing.laws import same_snapshot, snapshot
 
 NET = "net n(x: [5]) { return x |> a: dense(6) |> tanh |> b: dense(5) |> tanh |> dense(2) }"
 OPTIMIZERS = {
@@ -156,25 +157,59 @@ def test_parameters_without_state_get_none():
     train(net, opt, 2)
 
 
-def test_an_unknown_slot_is_refused_before_anything_changes():
-    net, opt = network("adam")
-    train(net, opt, 2)
-    opt.state[net.params["a.weight"]]["mystery"] = torch.zeros(3)
-    graph = net.graph
-    with pytest.raises(RefusedError, match="state `mystery` of Adam cannot be carried across a rewrite; known are exp_avg, "):
+class Unheard(torch.optim.AdamW):
+    """An optimizer of a user's own, with something more for every entry or every parameter."""
+
+    def __init__(self, params, extra):
+        super().__init__(params)
+        self.extra = extra
+
+    def step(self, closure=None):
+        super().step(closure)
+        for p in self.state:
+            self.state[p]["trust"] = torch.ones_like(p) if self.extra == "entry" else self.extra
+
+
+@pytest.mark.parametrize("extra", ["entry", 2.5, torch.tensor(1.0), None])
+def test_a_slot_nobody_knows_is_refused_and_nothing_changes(extra):
+    net = build(NET, dtype=torch.float64)
+    opt = Unheard(net.parameters(), extra)
+    net.track(opt)
+    train(net, opt, 3)
+    before = snapshot(net)
+    with pytest.raises(
+        RefusedError, match="state `trust` of Unheard cannot be carried across a rewrite; known are exp_"
+    ):
         net.rewrite(GrowUnits("a", 2))
-    assert net.graph is graph
+    assert same_snapshot(before, snapshot(net)) is None
+    train(net, opt, 2, 3)
+
+
+def test_a_slot_of_another_shape_is_refused_and_nothing_changes():
+    net, opt = network("adam")
+    train(net, opt, 3)
+    opt.state[net.params["b.weight"]]["exp_avg_sq"] = torch.ones(5)
+    before = snapshot(net)
+    with pytest.raises(RefusedError, match=r"state `exp_avg_sq` of Adam has shape \[5\], its parameter \[5, 6\]"):
+        net.rewrite(GrowUnits("a", 2))
+    assert same_snapshot(before, snapshot(net)) is None
+
+
+@pytest.mark.parametrize("unknown", ["Adafactor", "LBFGS", "ASGD", "SparseAdam", "Muon"])
+def test_an_optimizer_whose_state_cannot_be_carried_is_not_tracked(unknown):
+    net = build(NET)
+    opt = getattr(torch.optim, unknown)([p for p in net.parameters() if p.dim() == 2])
+    with pytest.raises(RefusedError, match=f"the state of {unknown} cannot be carried across a rewrite; known are SGD"):
+        net.track(opt)
+    assert not net.tracked
+    assert net.rewrite(GrowUnits("a", 1)).applied
 
 
 def test_subclasses_of_known_optimizers_are_known():
     class Mine(torch.optim.AdamW):
         pass
 
-    net = build(NET)
-    assert known_slots(Mine(net.parameters())) == SLOTS["AdamW"]
-    for unknown in ("Adafactor", "LBFGS", "ASGD"):
-        with pytest.raises(RefusedError, match="cannot be carried"):
-            known_slots(getattr(torch.optim, unknown)(net.parameters()))
+    assert known_slots(Mine(build(NET).parameters())) == SLOTS["AdamW"]
 
 
 def test_policies_are_three():

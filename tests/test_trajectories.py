@@ -1,4 +1,4 @@
-"""Figures of training across a rewrite: the trajectory of what was there, the first steps of what is new, refusals.
+"""Figures of training across a rewrite: the trajectory of what was there, the first steps of what is new.
 
 Inert means that the new units are kept silent: whatever reads them is set to zero after every step. All that is left of
 the rewrite is then what it did to the state of the optimizer.
@@ -10,13 +10,11 @@ from torch import optim
 
 from irgrow import transfer
 from irgrow.axes import NEW
-from irgrow.errors import RefusedError
 from irgrow.fills import ZERO
 from irgrow.morphism import Gather, Select
 from irgrow.network import build
 from irgrow.passes import DuplicateUnits, GrowEdges, GrowUnits, PruneUnits, SplitUnits
 from irgrow.slots import SLOTS
-from irgrow.testing.laws import same_snapshot, snapshot
 from irgrow.transfer import Kind, carried_params, move
 
 DENSE = "net n(x: [5]) { return x |> a: dense(6) |> tanh |> b: dense(5) |> tanh |> dense(2) }"
@@ -374,50 +372,3 @@ def test_new_entries_start_at_the_pace_of_their_siblings_wherever_they_stand(pla
 def test_zeros_leap_wherever_they_stand(place):
     """Negative control."""
     assert under_steady_gradients(place, STEADY["adamw"], "zero") > 3.0
-
-
-# what is refused -----------------------------------------------------------------------------------------------------
-
-
-class Unheard(optim.AdamW):
-    """An optimizer of a user's own, with something more for every entry or every parameter."""
-
-    def __init__(self, params, extra):
-        super().__init__(params)
-        self.extra = extra
-
-    def step(self, closure=None):
-        super().step(closure)
-        for p in self.state:
-            self.state[p]["trust"] = torch.ones_like(p) if self.extra == "entry" else self.extra
-
-
-@pytest.mark.parametrize("cls", [optim.Adafactor, optim.LBFGS, optim.ASGD, optim.SparseAdam, optim.Muon])
-def test_an_optimizer_whose_state_cannot_be_carried_is_not_tracked(cls):
-    net = build(DENSE)
-    matrices = [p for p in net.parameters() if p.dim() == 2]
-    with pytest.raises(RefusedError, match=f"the state of {cls.__name__} cannot be carried across a rewrite; known"):
-        net.track(cls(matrices))
-    assert not net.tracked
-    assert net.rewrite(GrowUnits("a", 1)).applied
-
-
-@pytest.mark.parametrize("extra", ["entry", 2.5, torch.tensor(1.0), None])
-def test_a_slot_nobody_knows_is_refused_and_nothing_changes(extra):
-    net = live(DENSE, lambda p: Unheard(p, extra), "siblings")
-    train(net, 3)
-    before = snapshot(net)
-    with pytest.raises(RefusedError, match="state `trust` of Unheard cannot be carried across a rewrite"):
-        net.rewrite(GrowUnits("a", 2))
-    assert same_snapshot(before, snapshot(net)) is None
-    train(net, 2, 3)
-
-
-def test_a_slot_of_another_shape_is_refused_and_nothing_changes():
-    net = live(DENSE, OPTIMIZERS["adam"], "siblings")
-    train(net, 3)
-    net.tracked[0].optimizer.state[net.params["b.weight"]]["exp_avg_sq"] = torch.ones(5)
-    before = snapshot(net)
-    with pytest.raises(RefusedError, match=r"state `exp_avg_sq` of Adam has shape \[5\], its parameter \[5, 6\]"):
-        net.rewrite(GrowUnits("a", 2))
-    assert same_snapshot(before, snapshot(net)) is None
