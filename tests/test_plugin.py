@@ -158,7 +158,9 @@ def test_nothing_heavy_was_loaded(pytestconfig):
 
 def test_without_hypothesis_it_says_what_to_install(project):
     conftest = "import sys\nsys.modules['hypothesis'] = None\n"
-    found = project("-p", "no:hypothesispytest", "-p", "blocking", "--irgrow-passes", "mine", mine=GOOD, blocking=conftest)
+    found = project(
+        "-p", "no:hypothesispytest", "-p", "blocking", "--irgrow-passes", "mine", mine=GOOD, blocking=conftest
+    )
     assert found.ret == pytest.ExitCode.USAGE_ERROR
     found.stderr.fnmatch_lines(["ERROR: --irgrow-passes needs irgrow[[]testing]:*"])
 

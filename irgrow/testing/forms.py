@@ -15,7 +15,7 @@ from irgrow import registry
 from irgrow.attributes import textual_name
 from irgrow.errors import ProgramError
 from irgrow.grammar import parse, parse_pass
-from irgrow.morphism import Morphism, transfer_from_json, transfer_to_json
+from irgrow.morphism import transfer_from_json, transfer_to_json
 from irgrow.passes import Pass
 from irgrow.testing.cases import Case
 from irgrow.testing.numbers import carried
@@ -63,7 +63,7 @@ def result_is_a_program(case: Case) -> None:
 
 def morphism_survives_json(case: Case) -> None:
     """Every transfer written as JSON is read back as one that makes the same bits."""
-    morphism: Morphism | None = case.plan().morphism
+    morphism = case.plan().morphism
     if morphism is None:
         return
     back = {}
@@ -74,7 +74,7 @@ def morphism_survives_json(case: Case) -> None:
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             found = f"where `{name}` comes from cannot be written as JSON and read back: {error!r}"
             raise case.broken("JSON", found) from None
-    again: Morphism = replace(morphism, transfers=back)
+    again = replace(morphism, transfers=back)
     old, new = carried(morphism, case.params), carried(again, case.params)
     for name, value in old.items():
         if not np.array_equal(value, new[name], equal_nan=True):
@@ -85,10 +85,12 @@ def same_seed_same_numbers(case: Case) -> None:
     """Doing it twice gives the same bits, and no global generator is touched (law 9)."""
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # type: ignore[index]
     first, second = case.plan(), case.plan()
-    if first.morphism is not None:
-        a, b = (carried(p.morphism, case.params) for p in (first, second))
-        if any(not np.array_equal(a[name], b[name], equal_nan=True) for name in a):
+    if first.morphism is not None and second.morphism is not None:
+        a, b = carried(first.morphism, case.params), carried(second.morphism, case.params)
+        if a.keys() != b.keys() or any(not np.array_equal(a[name], b[name], equal_nan=True) for name in a):
             raise case.broken("determinism", "the same seed gave other numbers")
+    if (first.verdict, first.morphism is None) != (second.verdict, second.morphism is None):
+        raise case.broken("determinism", f"the same seed gave another verdict: {first.verdict}; {second.verdict}")
     after = torch.get_rng_state(), np.random.get_state()[1], random.getstate()  # type: ignore[index]
     if not torch.equal(states[0], after[0]) or not np.array_equal(states[1], after[1]) or states[2] != after[2]:
         raise case.broken("determinism", "a global generator was touched")

@@ -20,7 +20,9 @@ from irgrow.transfer import carried_params
 from irgrow.verdict import Exact
 
 LONGEST, LARGEST = 10, 1500
-FEW = settings(max_examples=max(15, settings.default.max_examples // 4), suppress_health_check=list(HealthCheck))
+FEW = settings(
+    max_examples=max(15, getattr(settings.default, "max_examples", 50) // 4), suppress_health_check=list(HealthCheck)
+)
 
 
 @st.composite

