@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors gain nothing from threads, workers beside them lose a lot
+
 import pytest
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook

@@ -123,7 +123,7 @@ class Prover:
 
     @cached_property
     def numbers(self) -> Numbers | None:
-        """What is known of the numbers; nothing without the old parameters, or where the rewrite does not ask for it."""
+        """What is known of the numbers; nothing without the old parameters, or if the rewrite does not ask for it."""
         if self.params is None or not self.morphism.by_numbers:
             return None
         return Numbers(self.morphism, self.params)

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
+import helpers
 import numpy as np
 import pytest
-import helpers
 from helpers import net, verdict
 
 from irgrow.backends import random_params
