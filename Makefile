@@ -36,6 +36,7 @@ wheel: $(READY)
 
 docs: $(READY)
 	$(BIN)/python docs/catalogue.py
+	$(BIN)/python docs/operators.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "irgrow needs Python 3.11 or newer: make PYTHON=python3.11")'
