@@ -99,6 +99,7 @@ class GrowUnits(Pass):
         reads = ZERO if self.zero == "fan_out" else self.init.default()
         makes = self.init.default()
         morphism = self._resize(graph, edits, context, by_role(makes, reads, ZERO, chosen, given))
+        morphism = replace(morphism, by_numbers=bool(given))
         if self.zero == "neither" or not _contracted(graph, edits):
             return morphism
         prover = Prover(morphism)
