@@ -97,7 +97,7 @@ def _carried(step: Step, source: str, value: Tensor, kind: Kind, warm: bool) -> 
             value = _carried(part, source_of(part.transfer) or source, value, kind, warm)
         return value
     moved = move(transfer, {source: value}, step.shape, step.name, step.seed, kind, ZERO)
-    return _warmed(moved, transfer, full=value.numel() > 0 and bool(value.min() > 0)) if warm else moved
+    return _warmed(moved, transfer, value) if warm else moved
 
 
 def _slot(key: str, value: Any, param: Tensor, slots: Mapping[str, Kind], optimizer: Optimizer) -> Any:
@@ -113,16 +113,11 @@ def _slot(key: str, value: Any, param: Tensor, slots: Mapping[str, Kind], optimi
     return value
 
 
-def _warmed(moved: Tensor, transfer: Transfer, full: bool) -> Tensor:
+def _warmed(moved: Tensor, transfer: Transfer, old: Tensor) -> Tensor:
     """Set new entries to the mean of the old ones beside them, along each dimension in turn.
 
     An entry that is zero has never had a gradient, because it is masked or its unit is dead, and says nothing about the
     size of one; so it is left out, and a new entry with nothing else beside it gets the mean of all that is not zero.
-
-    Args:
-        moved: The moved slot; its new entries are zero.
-        transfer: What moved it.
-        full: Whether no old entry is zero.
     """
     if isinstance(transfer, Gather):
         new = torch.from_numpy(transfer.index == NEW).to(moved.device).reshape(moved.shape)
@@ -133,16 +128,19 @@ def _warmed(moved: Tensor, transfer: Transfer, full: bool) -> Tensor:
     if not isinstance(transfer, Select):
         return moved
     added = {d: np.flatnonzero(m == NEW) for d, m in enumerate(transfer.maps) if m is not None and (m == NEW).any()}
+    if not added or not old.numel():
+        return moved
     indices = {d: torch.from_numpy(new).to(moved.device) for d, new in added.items()}
+    full = bool(old.min() > 0)
     for dim, new in indices.items():
         beside: Any = moved.shape[dim] - len(new) if full else (moved != 0).sum(dim, keepdim=True).clamp(min=1)
         mean = moved.sum(dim, keepdim=True) / beside
         moved.index_copy_(dim, new, mean.expand(*(len(new) if d == dim else -1 for d in range(moved.dim()))))
-    for dim, new in indices.items() if not full else ():
-        slab = moved.index_select(dim, new)
-        alive = moved != 0
-        if alive.any() and (slab == 0).any():
-            moved.index_copy_(dim, new, torch.where(slab == 0, moved[alive].mean(), slab))
+    if not full:
+        alive = moved[moved != 0]
+        for dim, new in indices.items() if alive.numel() else ():
+            slab = moved.index_select(dim, new)
+            moved.index_copy_(dim, new, torch.where(slab == 0, alive.mean(), slab))
     return moved
 
 

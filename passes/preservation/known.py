@@ -74,6 +74,8 @@ class Known:
 
     def without_means(self) -> Known:
         """Return this knowledge for an op that has no use for means."""
+        if not (self.status == MEAN).any():
+            return self
         return replace(self, status=np.where(self.status == MEAN, ANY, self.status).astype(np.int8))
 
     def named(self, base: str) -> Known:

@@ -38,14 +38,14 @@ def per_unit(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
     if factor is not None and not (facts.homogeneous and (factor > 0).all()):
         status[(factor != 1.0) & (status == SAME)] = ANY
         why, factor = why or f"`{node.name}` does not hand on the factor of a scaled unit", None
-    if not _keeps_means(p, node, size):
+    if (status == MEAN).any() and not _keeps_means(p, node, size):
         status[status == MEAN] = ANY
     zero = status == ZERO
     if op.zero_if != ():
         status[zero & ~new] = ANY
         if not stays_zero(p, node):
             status[zero & new] = ANY
-    for spec in p.before.specs[node.name]:
+    for spec in p.before.specs[node.name] if (status == SAME).any() else ():
         broken = ~new & (status == SAME) & ~unit_entries(p, node, spec, axis, size)
         if broken.any():
             status[broken] = ANY
