@@ -37,7 +37,8 @@ def factors(axis: Axis, shares: Shares, sizes: Mapping[str, int]) -> NDArray[np.
 def shared(morphism: Morphism, shares: Shares, noise: float = 0.0, between: Role = Role.READS) -> Morphism:
     """Return a resize that copies units with what is read of each copy multiplied by its share.
 
-    The gradient of what makes a copy is the old one times its share; that of what reads it is the old one. Noise that
+    The gradient of what makes a copy is the old one times its share; that of what reads it is the old one. (Behind a
+    norm over units only the gradients of all copies together are the old one, unless the shares are equal.) Noise that
     sums to zero over the copies of a unit parts those that read them, or those that make them.
 
     Raises:

@@ -22,7 +22,7 @@ from irgrow.backends.torch_fx import lower
 from irgrow.fills import ZERO
 from irgrow.graph import Graph
 from irgrow.morphism import Chain, Cut, Gather, Keep, Morphism, New, Select, Transfer, source_of
-from irgrow.ops import MASK
+from irgrow.ops import MASK, Coupling
 from irgrow.passes import Context, Pass, Plan, needs, plan
 from irgrow.probing import probe
 from irgrow.transfer import Kind, carried_params, move
@@ -228,13 +228,15 @@ def _switched(morphism: Morphism, name: str, params: Mapping[str, Any]) -> NDArr
 def gradient_error(morphism: Morphism, params: Mapping[str, Any], inputs: Mapping[str, Any], seed: int = 0) -> float:
     """Return how far the gradients of carried entries are from the carried old gradients (law 4).
 
-    A tied parameter that has gained a use, or an entry of a split unit, follows the transfer's gradient factors.
+    A tied parameter that has gained a use, or an entry of a split unit, follows the transfer's gradient factors. Where
+    a norm over units runs over copies that are read unequally, what it hands back is shared equally; then the sums over
+    the copies of an entry are compared.
     """
     weights = output_weights(morphism.before, params, inputs, seed)
     old = gradients(morphism.before, params, inputs, weights)
     new = gradients(morphism.after, carried(morphism, params), inputs, weights)
     scale = max((float(g.abs().max()) for g in old.values() if g.numel()), default=0.0) or 1.0
-    worst = 0.0
+    worst, together = 0.0, _normed_together(morphism)
     for name, transfer in morphism.transfers.items():
         source = source_of(transfer)
         if name not in new or source is None:
@@ -247,9 +249,45 @@ def gradient_error(morphism: Morphism, params: Mapping[str, Any], inputs: Mappin
             mask = move(transfer, ones, shape, name, morphism.seed, Kind.FREE, ZERO) != 0
         if isinstance(transfer, Keep):  # the gradient of what a mask switched starts or ends
             mask &= torch.from_numpy(~_switched(morphism, name, params))
-        if mask.any():
-            worst = max(worst, float((new[name] - wanted)[mask].abs().max()) / scale)
+        off = (new[name] - wanted).masked_fill(~mask, 0)
+        if together:
+            copied = torch.zeros_like(old[source], requires_grad=True)
+            copies = move(transfer, {**old, source: copied}, shape, name, morphism.seed, Kind.FREE, ZERO)
+            (off,) = torch.autograd.grad((copies * off).sum(), copied)
+        error = float(off.abs().max()) / scale if off.numel() else 0.0
+        worst = worst if error <= worst else error  # also one that is no number
     return worst
+
+
+def _normed_together(morphism: Morphism) -> bool:
+    """Return whether copies that are read unequally may be normalised together."""
+    was, now = _company(morphism.before), _company(morphism.after)
+    if all(was.get(name) == count for name, count in now.items()):
+        return False
+    chains = [t.steps for t in morphism.transfers.values() if isinstance(t, Chain)]
+    parts = [*morphism.transfers.values(), *(step.transfer for steps in chains for step in steps)]
+    return any(_unequal(t) for t in parts if isinstance(t, Select))
+
+
+def _company(graph: Graph) -> dict[str, int]:
+    """Return by norm how many units it normalises together."""
+    found = {}
+    for node in graph:
+        if node.op.coupling is Coupling.STATISTICS:
+            s = graph.signatures[node.name]
+            dim, groups = node.op.normalises(s)
+            found[node.name] = graph.size(s.output.dims[dim]) // graph.size(groups)
+    return found
+
+
+def _unequal(transfer: Select) -> bool:
+    """Return whether the gradients of two copies of a unit have different factors."""
+    for m, factor in zip(transfer.maps, transfer.grad, strict=False):
+        if m is None or factor is None:
+            continue
+        if any(np.ptp(factor[m == unit]) > 0 for unit in np.unique(m[m != NEW])):
+            return True
+    return False
 
 
 __all__ = [
