@@ -1,15 +1,17 @@
 # make demo    train a network that grows from hidden widths of 4 on real digits
 # make test    the tests
 # make check   format, lint, types and tests
-# Both set up .venv first: Python 3.11 or newer and make are all that is needed.
+# make deep    the laws on thousands of random programs each, every invariant checked; takes hours
+# All set up .venv first: Python 3.11 or newer and make are all that is needed.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 WORKERS ?= auto
+LAWS ?= tests/properties tests/passes/preservation tests/test_checking.py
 
-.PHONY: demo test slow check format lint types wheel docs clean
+.PHONY: demo test slow deep check format lint types wheel docs clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -19,6 +21,10 @@ test: $(READY)
 
 slow: $(READY)
 	$(BIN)/pytest -q -n $(WORKERS) -m slow
+
+deep: $(READY)
+	IRGROW_PROFILE=deep IRGROW_CHECK=3 $(BIN)/pytest -q -n $(WORKERS) --timeout 0 $(LAWS)
+	IRGROW_PROFILE=deep IRGROW_CHECK=3 $(BIN)/pytest -q -n $(WORKERS) --timeout 0 -k "laws or check_pass" tests/passes/rewrites
 
 check: format lint types test
 
