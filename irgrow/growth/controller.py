@@ -12,6 +12,7 @@ come from the forward passes that train, through hooks on the leaf modules; no p
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
@@ -21,15 +22,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from irgrow.axes import atoms
 from irgrow.errors import DataError, OptionError
+from irgrow.graph import Graph
 from irgrow.growth.cadences import Moment
 from irgrow.growth.rules import GrowthProgram, Rule
 from irgrow.journal import DEPTH, Receipt
 from irgrow.network import Network, as_inputs
 from irgrow.passes import View, plan
-from irgrow.passes.analyses.spectrum import Gram
+from irgrow.passes.records.base import Record, Watch
 from irgrow.verdict import Refused
+
+RECENT = "[recent]"
+"""Where the latest batches are saved; no node is called so."""
 
 
 class Controller:
@@ -50,66 +54,112 @@ class Controller:
         self.count = 0
         self.memory: dict[str, dict[str, Any]] = {}
         self.refused: dict[str, str] = {}
-        self.recorded: dict[str, Gram] = {}
+        self.recorded: dict[str, Record] = {}
+        self.recent: deque[tuple[Tensor, ...]] = deque()
+        self._watches: dict[str, Watch] = {}
         self._hooks: list[Any] = []
+        self._refreshing = False
         self._module: nn.Module | None = None
         self._rewrites = net.journal.counter
-        for rule in program.rules:
-            rule.sites(net.graph)
         self._attach()
 
     # recording ------------------------------------------------------------------------------------------------------
 
     def _attach(self) -> None:
-        """Hook the nodes that triggers watch; what was recorded of units that changed is forgotten."""
+        """Hook what triggers watch; what was recorded of units that changed is forgotten."""
         for hook in self._hooks:
             hook.remove()
         graph = self.net.graph
-        wanted: dict[str, int] = {}
+        wanted: dict[str, Watch] = {}
         for rule in self.program.rules:
             for site in rule.sites(graph):
-                for node, window in rule.when.watches(graph, site).items():
-                    wanted[node] = max(window, wanted.get(node, 0))
+                for watch in rule.when.watches(graph, site):
+                    known = wanted.setdefault(watch.key, watch)
+                    wanted[watch.key] = watch if watch.samples > known.samples else known
         leaves: dict[str, nn.Module] = self.net.module.meta["leaves"]
-        morphisms = self.net.journal.morphisms
-        recent = (morphisms[n] for n in range(self._rewrites, self.net.journal.counter) if n in morphisms)
-        edited = {atom for morphism in recent for atom in morphism.edits}
-        if self.net.journal.counter - self._rewrites > DEPTH:  # more than the journal remembers
-            self.recorded = {}
-        self._rewrites = self.net.journal.counter
-        kept = {}
-        for node, window in wanted.items():
-            if node not in leaves:
-                raise OptionError(f"nothing can be recorded at `{node}`: it has no module of its own")
-            gram = self.recorded.get(node)
-            axis = graph.types[node].units
-            same = gram is not None and gram.window == window and gram.units in (0, graph.size(axis))
-            same = same and edited.isdisjoint(a.name for a in atoms(axis))
-            kept[node] = gram if same and gram is not None else Gram(graph.types[node].features, window)
-        self.recorded = kept
-        self._hooks = [leaves[n].register_forward_hook(self._recorder(g)) for n, g in kept.items()]
+        edited = self._edited()
+        kept: dict[str, Record] = {}
+        for key, watch in wanted.items():
+            for node in watch.nodes(graph):
+                if node not in leaves:
+                    raise OptionError(f"nothing can be recorded at `{node}`: it has no module of its own")
+            record = self.recorded.get(key)
+            same = record is not None and self._watches.get(key) == watch and record.fits(graph)
+            same = same and edited is not None and edited.isdisjoint(watch.units(graph))
+            kept[key] = record if same and record is not None else watch.record(graph)
+        self.recorded, self._watches = kept, wanted
+        self._hooks = [hook for record in kept.values() for hook in record.attach(leaves, self._wanted)]
         self._module = self.net.module
 
-    def _recorder(self, gram: Gram) -> Callable[[nn.Module, Any, Tensor], None]:
-        def record(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            if module.training and torch.is_grad_enabled() and self._wanted():
-                gram.add(output)
+    def _edited(self) -> set[str] | None:
+        """Return the axes edited since it was last asked; `None` if they are more than the journal remembers."""
+        journal, since = self.net.journal, self._rewrites
+        self._rewrites = journal.counter
+        if journal.counter - since > DEPTH:
+            return None
+        recent = (journal.morphisms[n] for n in range(since, journal.counter) if n in journal.morphisms)
+        return {atom for morphism in recent for atom in morphism.edits}
 
-        # A compiled network breaks its graph here; what is counted stays out of it.
-        disabled: Callable[[nn.Module, Any, Tensor], None] = torch.compiler.disable(record)
-        return disabled
-
-    def _wanted(self) -> bool:
-        """Return whether a rule may soon ask, so that what happens now matters."""
-        within = max((self._lead(g) for g in self.recorded.values()), default=0)
+    def _wanted(self, module: nn.Module) -> bool:
+        """Return whether a pass trains and a rule may soon ask, so that what happens now matters."""
+        if self._refreshing:
+            return True
+        if not (module.training and torch.is_grad_enabled()):
+            return False
+        within = max((record.lead for record in self.recorded.values()), default=0)
         moment = Moment(self.count, self.steps_per_epoch)
         return any(r.every.soon(moment, within) for r in self.program.rules)
 
-    def _lead(self, gram: Gram) -> int:
-        """Return how many steps it takes to fill a window."""
-        if not gram.parts:
-            return 64
-        return 4 + max(gram.window, 2 * gram.units) // max(gram.parts[-1][1], 1)
+    # what must be known at once -------------------------------------------------------------------------------------
+
+    def _remember(self, inputs: tuple[Tensor, ...]) -> None:
+        """Keep the latest batches, as many samples as the longest window, for triggers that are told of changes."""
+        if not any(rule.when.fresh for rule in self.program.rules) or not inputs:
+            return
+        self.recent.append(tuple(x.detach() for x in inputs))
+        most = max((watch.samples for watch in self._watches.values()), default=0)
+        most = max(most, 2 * max(self.net.graph.widths.values(), default=0))
+        while sum(len(batch[0]) for batch in self.recent) - len(self.recent[0][0]) >= most:
+            self.recent.popleft()
+
+    def _refresh(self, receipt: Receipt) -> None:
+        """After a rewrite, run the latest batches again and tell triggers that must know what it changed.
+
+        The records of the units that changed and of all that follow them are made anew (Maile 2023, section 7). The
+        passes are those of training, dropout and batch statistics included, without gradients; buffers and generators
+        are put back.
+        """
+        morphism = receipt.morphism
+        told = [rule for rule in self.program.rules if rule.when.fresh]
+        if morphism is None or not told:
+            return
+        graph = self.net.graph
+        stale = following(graph, set(morphism.edits))
+        for key, watch in self._watches.items():
+            if not stale.isdisjoint(watch.nodes(graph)):
+                self.recorded[key].clear()
+        self._run_again()
+        view = self._view(None)
+        for rule in told:
+            for site in rule.sites(graph):
+                if site in morphism.edits:
+                    rule.when.settle(view, site, self._remembered(rule, site))
+
+    def _run_again(self) -> None:
+        """Run the latest batches through the network as in training; only records change."""
+        buffers = {name: b.clone() for name, b in self.net.named_buffers()}
+        devices = sorted({b.device.index for b in self.net.params.values() if b.device.type == "cuda"})
+        was, self._refreshing = self.net.training, True
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=devices):
+                self.net.train()
+                for batch in self.recent:
+                    self.net.module(*batch)
+        finally:
+            self._refreshing = False
+            self.net.train(was)
+            for name, value in self.net.named_buffers():
+                value.detach().copy_(buffers[name])
 
     # the loop -------------------------------------------------------------------------------------------------------
 
@@ -139,6 +189,7 @@ class Controller:
         if self._module is not self.net.module:
             self._attach()
         moment = Moment(self.count, self.steps_per_epoch)
+        self._remember(() if batch is None else as_inputs(batch))
         receipts: list[Receipt] = []
         for rule in self.program.rules:
             cadence = self.memory.setdefault(rule.name, {})
@@ -150,7 +201,12 @@ class Controller:
             if rule.every.due(moment, cadence):
                 for site in sites:
                     receipts.extend(self._ask(rule, site, batch, value, criterion))
+        for record in self.recorded.values():
+            record.settle()
         return receipts
+
+    def _view(self, loss: float | None) -> View:
+        return View(self.net.graph, self.count, loss, self.recorded, self.net.params)
 
     def _remembered(self, rule: Rule, site: str) -> dict[str, Any]:
         return self.memory.setdefault(f"{rule.name}: {site}", {})
@@ -163,7 +219,7 @@ class Controller:
         if not (rule.apply.whole or site in graph.leaves) or f"{rule.name}: {site}" in self.refused:
             return
         memory = self._remembered(rule, site)
-        units = rule.when.wanted(View(graph, self.count, loss, self.recorded), site, memory)
+        units = rule.when.wanted(self._view(loss), site, memory)
         for limit in rule.limit if units > 0 and rule.apply.counted else ():
             units = limit.allows(graph, site, units)
         if units <= 0:
@@ -179,6 +235,7 @@ class Controller:
             self.refused[f"{rule.name}: {site}"] = receipt.verdict.reason
         else:
             self._attach()
+            self._refresh(receipt)
         yield replace(receipt, sites=(site,))
 
     # saving ---------------------------------------------------------------------------------------------------------
@@ -186,10 +243,11 @@ class Controller:
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return what it remembers: JSON and tensors."""
         tensors = {
-            f"{node}/{key}": value.clone()
-            for node, gram in self.recorded.items()
-            for key, value in gram.state().items()
+            f"{key}/{name}": value.clone()
+            for key, record in self.recorded.items()
+            for name, value in record.state().items()
         }
+        tensors |= {f"{RECENT}/{i}/{j}": x for i, batch in enumerate(self.recent) for j, x in enumerate(batch)}
         return deepcopy({"count": self.count, "memory": self.memory, "refused": self.refused}), tensors
 
     def load(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -197,6 +255,19 @@ class Controller:
         state = deepcopy(state)
         self.count, self.memory, self.refused = state["count"], state["memory"], state["refused"]
         self._attach()
-        for node, gram in self.recorded.items():
-            prefix = f"{node}/"
-            gram.load({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+        for key, record in self.recorded.items():
+            prefix = f"{key}/"
+            record.load({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+        places = sorted(tuple(map(int, k.split("/")[1:])) for k in tensors if k.startswith(f"{RECENT}/"))
+        for i in range(1 + max((i for i, _ in places), default=-1)):
+            self.recent.append(tuple(tensors[f"{RECENT}/{i}/{j}"] for n, j in places if n == i))
+
+
+def following(graph: Graph, edited: set[str]) -> set[str]:
+    """Return the nodes an edit reaches, and all that depend on them."""
+    found: set[str] = set()
+    for node in graph:
+        touched = not graph.reach[node.name].isdisjoint(edited)
+        if touched or not found.isdisjoint(node.inputs):
+            found.add(node.name)
+    return found

@@ -9,11 +9,14 @@ singular value is about 100.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from irgrow.passes.triggers.base import WINDOW
+from irgrow.graph import Graph
+from irgrow.passes.records.base import WINDOW, Record, Wanted
 from irgrow.shapes import Float, Float64
 
 
@@ -33,7 +36,7 @@ def positive_eigenvalues(matrix: Float64[Tensor, "n n"]) -> int:
     return count + int((~single).sum()) // 2
 
 
-class Gram:
+class Gram(Record):
     """Sum of h h^T over the latest columns of a value, units first, in float64.
 
     While the window is not full every column is taken; after that each batch replaces up to an eighth of it, so the
@@ -42,13 +45,31 @@ class Gram:
     Args:
         features: Index of the dimension of the units, the batch not counted.
         window: How many columns to keep; at least twice the number of units are.
+        node: Whose values they are.
     """
 
-    def __init__(self, features: int, window: int = WINDOW) -> None:
-        self.features, self.window = features, window
+    def __init__(self, features: int, window: int = WINDOW, node: str = "") -> None:
+        self.features, self.window, self.node = features, window, node
         self.parts: deque[tuple[Tensor, int]] = deque()
         self.total: Tensor | None = None
         self.count = 0
+
+    def attach(self, leaves: Mapping[str, nn.Module], wanted: Wanted) -> list[Any]:
+        def record(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            if wanted(module):
+                self.add(output)
+
+        # A compiled network breaks its graph here; what is counted stays out of it.
+        return [leaves[self.node].register_forward_hook(torch.compiler.disable(record))]
+
+    def fits(self, graph: Graph) -> bool:
+        return self.units in (0, graph.size(graph.types[self.node].units))
+
+    @property
+    def lead(self) -> int:
+        if not self.parts:
+            return 64
+        return 4 + max(self.window, 2 * self.units) // max(self.parts[-1][1], 1)
 
     @torch.no_grad()
     def add(self, value: Float[Tensor, "batch *dims"]) -> None:
@@ -73,7 +94,6 @@ class Gram:
             self.count -= size
 
     def clear(self) -> None:
-        """Forget everything."""
         self.parts.clear()
         self.total, self.count = None, 0
 
@@ -99,14 +119,12 @@ class Gram:
         return self.total / self.count
 
     def state(self) -> dict[str, Tensor]:
-        """Return the window as tensors."""
         if not self.parts or self.total is None:
             return {}
         sizes = torch.tensor([size for _, size in self.parts])
         return {"parts": torch.stack([part for part, _ in self.parts]), "sizes": sizes, "total": self.total}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take a window back."""
         self.clear()
         if state:
             self.parts.extend((p.clone(), int(n)) for p, n in zip(state["parts"], state["sizes"], strict=True))

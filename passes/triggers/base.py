@@ -8,9 +8,7 @@ from typing import Any
 
 from irgrow.attributes import call_text
 from irgrow.graph import Graph
-
-WINDOW = 1024
-"""Columns of activity (samples times positions) kept for a rank, at least twice as many as there are units."""
+from irgrow.passes.records.base import Watch
 
 Memory = dict[str, Any]
 """What a trigger remembers of one site: numbers and lists, so that it can be saved as JSON."""
@@ -24,13 +22,15 @@ class View:
         graph: The network.
         step: Training steps done.
         loss: The loss of the latest step, if it is known.
-        recorded: What was recorded in training, by node.
+        recorded: What was recorded in training, by the key of its watch.
+        params: Parameters and buffers by full name; gradients of the step stand in `.grad` if nobody took them away.
     """
 
     graph: Graph
     step: int = 0
     loss: float | None = None
     recorded: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,21 @@ class Trigger:
     def __str__(self) -> str:
         return call_text(self)
 
-    def watches(self, graph: Graph, site: str) -> dict[str, int]:
-        """Return the nodes to record while training, with the number of columns wanted."""
-        return {}
+    @property
+    def fresh(self) -> bool:
+        """Whether it must be told of every change at once (`settle`), on the latest batches run again."""
+        return False
+
+    def watches(self, graph: Graph, site: str) -> tuple[Watch, ...]:
+        """Return what to record while training.
+
+        Raises:
+            OptionError: It cannot say anything about this site, ever.
+        """
+        return ()
+
+    def settle(self, view: View, site: str, memory: Memory) -> None:
+        """Look at a site whose units have just changed, or whose values have; only if it is `fresh`."""
 
     def observe(self, loss: float, memory: Memory) -> None:
         """Take the loss of a training step."""

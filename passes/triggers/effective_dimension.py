@@ -12,11 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import floor
 
+from irgrow.attributes import textual_name
 from irgrow.errors import OptionError
 from irgrow.graph import Graph
 from irgrow.ops import integer, real, word
 from irgrow.passes.analyses.places import makers, measured
-from irgrow.passes.triggers.base import WINDOW, Memory, Trigger, View
+from irgrow.passes.records.activity import Activity
+from irgrow.passes.records.base import WINDOW
+from irgrow.passes.triggers.base import Memory, Trigger, View
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class EffectiveDimension(Trigger):
     Args:
         gamma: Share of the baseline that must be exceeded.
         epsilon: Singular values up to it count as zero.
-        baseline: `initial`, the running `maximum`, or the value after the `last` change.
+        baseline: `initial`, the running `maximum`, or the value after the `last` change, measured at once on the
+            latest batches.
         rounding: `count`, rank - floor(gamma phi_0 M); or `floor`, floor(rank - gamma phi_0 M) as printed.
         samples: Columns of activity kept; at least twice the units are.
     """
@@ -37,34 +41,63 @@ class EffectiveDimension(Trigger):
     rounding: str = word("count", "floor", default="count")
     samples: int = integer(WINDOW)
 
-    def watches(self, graph: Graph, site: str) -> dict[str, int]:
-        return {self._node(graph, site): self.samples}
+    @property
+    def fresh(self) -> bool:
+        return self.baseline == "last"
 
-    def _node(self, graph: Graph, site: str) -> str:
-        made = makers(graph, site)
-        if not made:
-            raise OptionError(f"effective_dimension needs layers that make units, `{site}` has none")
-        return measured(graph, made[0])
+    def watches(self, graph: Graph, site: str) -> tuple[Activity, ...]:
+        return (Activity(self.samples, measured_at(graph, site, self)),)
+
+    def settle(self, view: View, site: str, memory: Memory) -> None:
+        memory.pop("phi", None)
+        self._look(view, site, memory)
+
+    def _look(self, view: View, site: str, memory: Memory) -> int | None:
+        """Put rank and baseline into the memory and return the width; `None` as long as there is too little."""
+        found = rank_of_activity(view, site, self, self.epsilon)
+        if found is None:
+            return None
+        rank, width = found
+        if self.baseline == "last" and memory.get("width", width) != width:
+            memory.pop("phi", None)  # changed by somebody else
+        memory["width"], memory["rank"] = width, rank
+        memory.setdefault("phi", rank / width)
+        if self.baseline == "maximum":
+            memory["phi"] = max(memory["phi"], rank / width)
+        return width
 
     def wanted(self, view: View, site: str, memory: Memory) -> int:
-        from irgrow.passes.analyses.spectrum import effective_rank
-
-        gram = view.recorded.get(self._node(view.graph, site))
-        if gram is None or not gram.ready:
+        if (width := self._look(view, site, memory)) is None:
             return 0
-        if not gram.finite:
-            raise OptionError(f"the activity of `{site}` is not finite")
-        width = gram.units
-        rank = effective_rank(gram, self.epsilon)
-        phi = rank / width
-        if memory.get("width") not in (None, width) and self.baseline == "last":
-            memory.pop("phi", None)
-        memory["width"], memory["rank"] = width, rank
-        if "phi" not in memory:
-            memory["phi"] = phi
-        if self.baseline == "maximum":
-            memory["phi"] = max(memory["phi"], phi)
-        target = self.gamma * memory["phi"] * width
+        rank, target = int(memory["rank"]), self.gamma * memory["phi"] * width
         if self.rounding == "floor":
             return max(0, floor(rank - target + 1e-9))
         return max(0, rank - floor(target + 1e-9))
+
+
+def measured_at(graph: Graph, site: str, trigger: Trigger) -> str:
+    """Return the node where the activity of a site is measured, that of the first layer that makes its units.
+
+    Raises:
+        OptionError: No layer makes them.
+    """
+    made = makers(graph, site)
+    if not made:
+        raise OptionError(f"{textual_name(type(trigger))} needs layers that make units, `{site}` has none")
+    return measured(graph, made[0])
+
+
+def rank_of_activity(view: View, site: str, trigger: Trigger, epsilon: float) -> tuple[int, int] | None:
+    """Return rank_epsilon of the recorded activity of a site, and of how many units; `None` while columns are too few.
+
+    Raises:
+        OptionError: The activity is not finite.
+    """
+    from irgrow.passes.analyses.spectrum import effective_rank
+
+    gram = view.recorded.get(measured_at(view.graph, site, trigger))
+    if gram is None or not gram.ready:
+        return None
+    if not gram.finite:
+        raise OptionError(f"the activity of `{site}` is not finite")
+    return effective_rank(gram, epsilon), gram.units

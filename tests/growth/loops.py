@@ -17,6 +17,7 @@ from irgrow.growth.controller import Controller
 from irgrow.journal import Journal
 from irgrow.network import build
 from irgrow.passes import GrowUnits, Schedule, Trigger
+from irgrow.passes.records.activity import Activity
 
 NORMED = "net normed(x: [6]) { return x |> a: dense(8) |> layernorm |> relu |> head: dense(3) }"
 SHARED = "net shared(x: [6]) { return x |> a: dense(8) |> relu |> residual { b: dense(8) |> relu } |> head: dense(3) }"
@@ -104,7 +105,7 @@ class Spy(Trigger):
     watched: tuple[object, ...] = ()
 
     def watches(self, graph, site):
-        return dict(self.watched)
+        return tuple(Activity(n, node) for node, n in self.watched)
 
     def observe(self, loss, memory):
         memory["losses"] = [*memory.get("losses", ()), loss]

@@ -10,6 +10,7 @@ from irgrow.errors import OptionError
 from irgrow.grammar import parse
 from irgrow.passes import EffectiveDimension, View
 from irgrow.passes.analyses.spectrum import Gram, effective_rank
+from irgrow.passes.records.activity import Activity
 
 GRAPH = parse("net n(x: [9]) { return x |> h: dense(8) |> batchnorm |> r: relu |> dense(3) }")
 
@@ -30,7 +31,7 @@ def wanted(trigger, ranks, width=8, memory=None):
 
 
 def test_it_watches_the_activation_behind_the_layer():
-    assert EffectiveDimension(samples=500).watches(GRAPH, "h") == {"r": 500}
+    assert EffectiveDimension(samples=500).watches(GRAPH, "h") == (Activity(500, "r"),)
     with pytest.raises(OptionError, match="needs layers that make units, `x` has none"):
         EffectiveDimension().watches(GRAPH, "x")
 

@@ -20,5 +20,5 @@ def test_sites_are_counted_apart_and_nothing_is_watched():
     one, two = {}, {}
     trigger = Schedule(4, total=6)
     assert [trigger.wanted(VIEW, "a", one), trigger.wanted(VIEW, "b", two), trigger.wanted(VIEW, "a", one)] == [4, 4, 2]
-    assert trigger.watches(VIEW.graph, "h") == {}
+    assert trigger.watches(VIEW.graph, "h") == ()
     assert str(trigger) == "schedule(4, 6)"

@@ -1,0 +1,1 @@
+"""Records: what triggers have recorded while a network trains."""
