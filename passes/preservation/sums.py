@@ -165,10 +165,10 @@ def _compared(
     strange = (source == NEW) & ~carried & (status != ZERO) & read
     if strange.any():
         fixed[strange] = p.numbers.new_constants[evaluation].of(node.inputs[0])[strange]
-    unknown = ~carried & np.isnan(fixed) & read
+    unknown = ~carried & np.isnan(fixed)
     possible = (rows != NEW) & ~(now[0][:, unknown] != 0).any((1, 2))
-    if not possible.any():
-        return possible
+    if not possible.any() or (unknown & (source != NEW)).any():  # weights that are zero would get other gradients
+        return np.zeros_like(possible)
     here = np.flatnonzero(possible)
     now, was = (now[0][here], now[1][here]), (was[0][rows[here]], was[1][rows[here]])
     every, ones = np.arange(width), np.ones(width)

@@ -1,8 +1,10 @@
 """Prune units: take given units, or those a saliency ranks lowest, from every tensor their axis runs through.
 
 Removing a unit that is read with zero weights, or that was grown and has not been trained, leaves the function as it
-was, and the verdict says so when it can see the weights; otherwise something alive goes and the verdict is `changes`.
-Growing units and pruning the same ones is the identity, bitwise, on weights, buffers and every optimizer slot.
+was, and the verdict says so when it can see the weights. So does removing one that is always zero because the weights
+and the bias that make it are, or its gain and shift behind a norm; the proof then reads the numbers of the network.
+Otherwise something alive goes, which the entries of the units that go show, and the verdict is `changes`. Growing
+units and pruning the same ones is the identity, bitwise, on weights, buffers and every optimizer slot.
 
 With `by` the units are those with the lowest scores, equal ones by position: `count` of them, a `fraction` (rounded
 down), or all that score below a `threshold`. Where units cannot go alone (channels behind a flatten, groups of a
@@ -14,21 +16,28 @@ Source: Maile (2023), 3.1; Blalock et al. (2020), What is the state of neural ne
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import floor
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from irgrow.axes import NEW, IndexMap, positions
+from irgrow.backends.reference import as_array
 from irgrow.edits import Edits, Impossible, removal
 from irgrow.errors import OptionError
 from irgrow.fills import ZERO
-from irgrow.graph import Graph
+from irgrow.graph import Graph, Param
 from irgrow.morphism import Morphism
-from irgrow.ops import attributes, integer, integers, plan, real, site
+from irgrow.ops import MASK, Role, attributes, integer, integers, plan, real, site
 from irgrow.passes.analyses.ranking import Group, at_most, bounds, lowest, ranked, removable, without
 from irgrow.passes.base import Context, Pass
 from irgrow.passes.primitives import by_role, resize
 from irgrow.passes.saliency.base import Saliency, scored
+
+Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,9 @@ class PruneUnits(Pass):
             edits = self._lowest(self.by, graph, site, context)
             units = sum(graph.widths[leaf] - len(m) for leaf, m in edits.items())
             summary = f"prune {units} units of {self.axis} by {self.by}"
-        return resize(graph, edits, by_role(ZERO, ZERO), context.seed, summary)
+        morphism = resize(graph, edits, by_role(ZERO, ZERO), context.seed, summary)
+        silent = context.params is not None and _may_be_silent(graph, edits, context.params)
+        return replace(morphism, by_numbers=True) if silent else morphism
 
     def _lowest(self, by: Saliency, graph: Graph, site: str, context: Context) -> Edits:
         """Return the edit without the units that rank lowest."""
@@ -142,3 +153,47 @@ class PruneUnits(Pass):
         if not amounts:
             return "`by` ranks the units; say how many go: `count`, `fraction` or `threshold`"
         return None if len(amounts) == 1 else f"`{amounts[0]}` and `{amounts[1]}` both say how many units go; give one"
+
+
+def _may_be_silent(graph: Graph, edits: Edits, params: Mapping[str, Any]) -> bool:
+    """Whether nothing speaks against a proof by numbers: each unit that goes has something that is all zeros.
+
+    That is the weights that make it in some layer, its gain in some norm, or all weights that read it. Only the
+    entries of the units that go are looked at.
+    """
+    for leaf, m in edits.items():
+        gone = np.ones(graph.widths[leaf], dtype=bool)
+        gone[m] = False
+        silent, read = np.zeros_like(gone), np.zeros_like(gone)
+        for roles, alive in _weights_along(graph, params, leaf, gone):
+            read |= alive & (Role.READS in roles)
+            silent |= ~alive & (not roles.isdisjoint((Role.MAKES, Role.PER_UNIT)))
+        if (gone & read & ~silent).any():
+            return False
+    return True
+
+
+def _weights_along(
+    graph: Graph, params: Mapping[str, Any], leaf: str, gone: Flags
+) -> Iterator[tuple[frozenset[Role], Flags]]:
+    """Yield, for every dimension of a weight along which units stand, its roles and for which entries are not zero."""
+    for param in graph.params.values():
+        if param.spec.name != "weight" or all(leaf not in graph.reach[node] for node, _ in param.uses):
+            continue
+        for dim, axis in enumerate(param.spec.dims):
+            for units in positions(axis, graph.widths).get(leaf, ()):
+                at = np.flatnonzero((units != NEW) & gone[units])
+                alive = np.zeros_like(gone)
+                alive[units[at[_not_zero(graph, params, param, dim, at)]]] = True
+                yield param.roles(dim), alive
+
+
+def _not_zero(graph: Graph, params: Mapping[str, Any], param: Param, dim: int, at: IndexMap) -> Flags:
+    """Return which lines of a weight, at these places along a dimension, are not all zero or switched off."""
+    place = (slice(None),) * dim + (at,)
+    lines = as_array(params[param.name][place])
+    mask = f"{param.owner}.{MASK}"
+    if mask in graph.params:
+        lines = lines * as_array(params[mask][place])
+    found: Flags = (lines != 0).any(tuple(d for d in range(lines.ndim) if d != dim))
+    return found
