@@ -48,6 +48,11 @@ class Receipt:
         """Whether the network was changed."""
         return self.verdict.applies
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What people should know of how it was done, such as that an initializer fell back on another."""
+        return () if self.morphism is None else self.morphism.notes
+
     @cached_property
     def parameters(self) -> int:
         """Change of the number of trainable parameters."""
@@ -62,6 +67,7 @@ class Receipt:
         lines = [f"{self.rewrite}: {self.verdict}"]
         if self.applied:
             lines.append(f"  parameters {self.parameters:+,}, MACs {self.macs:+,}, {1e3 * self.seconds:.1f} ms")
+        lines += [f"  note: {note}" for note in self.notes]
         if self.error is not None:
             lines.append(f"  measured on the batch: relative error {self.error:.2g}")
         if self.loss is not None:

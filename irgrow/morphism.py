@@ -136,6 +136,7 @@ class Morphism:
         seed: What the random fills are drawn from, together with the name of the parameter.
         summary: One line about what it does.
         by_numbers: Whether the proof may look at all the numbers, which takes as long as reading the whole network.
+        notes: What people should know of how it was done, such as that a method fell back on another.
     """
 
     before: Graph
@@ -145,6 +146,7 @@ class Morphism:
     seed: int = 0
     summary: str = ""
     by_numbers: bool = False
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         missing = self.after.params.keys() ^ self.transfers.keys()

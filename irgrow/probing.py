@@ -30,11 +30,13 @@ class Probed:
         values: Values of nodes, batch first.
         gradients: Gradient of the loss by parameter.
         signals: Gradient of the loss by the values of the same nodes, batch first.
+        trial: The loss on the same batch if something were added to the values of nodes, by name.
     """
 
     values: Mapping[str, Tensor] = field(default_factory=dict)
     gradients: Mapping[str, Tensor] | None = None
     signals: Mapping[str, Tensor] | None = None
+    trial: Callable[[Mapping[str, Any]], float] | None = None
 
 
 @contextmanager
@@ -102,7 +104,12 @@ def _with_gradients(
     signals = {name: torch.zeros_like(v) for name, v in recorder.found.items()}
     signals |= dict(zip(seen, found[len(wanted) :], strict=True))
     values = {name: v.detach() for name, v in recorder.found.items()}
-    return Probed(values, dict(zip(wanted, found, strict=False)), signals)
+
+    def trial(added: Mapping[str, Any]) -> float:
+        with evaluating(module):
+            return float(loss(_Recorder(module, (), added)(*batch)))
+
+    return Probed(values, dict(zip(wanted, found, strict=False)), signals, trial)
 
 
 def effective(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -118,20 +125,23 @@ def effective(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class _Recorder(nn.Module):
-    """Runs a lowered module node by node and keeps the values of some."""
+    """Runs a lowered module node by node, keeps the values of some and adds to those of others."""
 
-    def __init__(self, module: fx.GraphModule, nodes: tuple[str, ...]) -> None:
+    def __init__(self, module: fx.GraphModule, nodes: tuple[str, ...], added: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.module = module
+        self.added = {module.meta["values"][name]: torch.as_tensor(value) for name, value in (added or {}).items()}
         self.wanted = {module.meta["values"][name]: name for name in nodes}
         self.found: dict[str, Tensor] = {}
 
     def forward(self, *batch: Tensor) -> Any:
-        found, wanted = self.found, self.wanted
+        found, wanted, added = self.found, self.wanted, self.added
 
         class Recording(fx.Interpreter):
             def run_node(self, n: fx.Node) -> Any:
                 value = super().run_node(n)
+                if n.name in added:
+                    value = value + added[n.name].to(value)
                 if n.name in wanted:
                     found[wanted[n.name]] = value
                 return value

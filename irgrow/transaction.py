@@ -111,7 +111,8 @@ def _attempt(
     """Put a rewrite in place without committing it; on any failure nothing has changed."""
     started = time.perf_counter()
     probed = _probed(net, pass_, recorded, loss)
-    context = registry.lookup("context")(net.params, seed, probed.values, probed.gradients, probed.signals)
+    known = (probed.values, probed.gradients, probed.signals, probed.trial)
+    context = registry.lookup("context")(net.params, seed, *known)
     planned = registry.call("plan", pass_, net.graph, context)
     sites = (pass_.site,)
     verdict = required(planned.verdict, require, pass_.site)

@@ -5,7 +5,7 @@ A pass never touches a tensor and never asserts a verdict. `plan` runs one: matc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -33,6 +33,8 @@ class Context:
         statistics: What a probe recorded, by the name of the node it was recorded at, batch first.
         gradients: Gradient of the loss by parameter, of masked weights as if all were on; `None` without a loss.
         signals: Gradient of the loss by the values in `statistics`; `None` without a loss.
+        trial: The loss on the batch if something were added to the values of nodes, given by name and batch first;
+            one forward pass a call. `None` without a loss.
     """
 
     params: Mapping[str, Any] | None = None
@@ -40,6 +42,7 @@ class Context:
     statistics: Mapping[str, Any] = field(default_factory=dict)
     gradients: Mapping[str, Any] | None = None
     signals: Mapping[str, Any] | None = None
+    trial: Callable[[Mapping[str, Any]], float] | None = None
 
     def generator(self, *names: object) -> np.random.Generator:
         """Return a generator of its own for whatever the names say."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from irgrow.attributes import call_text
 from irgrow.axes import IndexMap
@@ -20,16 +21,29 @@ class Newborns:
         graph: The network before they are there.
         edits: The edit that adds them.
         context: Parameters, seed and what was recorded.
+        notes: What to tell people in the receipt; initializers append to it.
     """
 
     graph: Graph
     edits: Mapping[str, IndexMap]
     context: Context
+    notes: list[str] = field(default_factory=list, compare=False)
 
 
 @dataclass(frozen=True)
 class Initializer:
-    """Base of initializers; the fields of a subclass are its options."""
+    """Base of initializers; the fields of a subclass are its options.
+
+    Class attributes:
+        zero: The side of new units that starts at zero, if it has to be one: `fan_out`, `fan_in`, or `neither`; what
+            the side that does not is filled with, `given` says. `None` if the pass may choose.
+        by_numbers: Whether the proof is to look at the numbers it gives, which takes as long as reading the network.
+        wants_gradients: Whether it looks at `context.gradients`, `context.signals` or `context.trial`.
+    """
+
+    zero: ClassVar[str | None] = None
+    by_numbers: ClassVar[bool] = False
+    wants_gradients: ClassVar[bool] = False
 
     def __str__(self) -> str:
         return call_text(self)

@@ -36,6 +36,8 @@ class GivenUnits(Initializer):
     """
 
     textual: ClassVar[str] = "given"
+    zero: ClassVar[str | None] = "neither"
+    by_numbers: ClassVar[bool] = True
 
     values: Mapping[str, Any] = field(default_factory=dict)
 

@@ -51,7 +51,8 @@ class GrowUnits(Pass):
         count: How many units more.
         init: How the side that is not zero starts.
         zero: The side that starts at zero: `fan_out` or `fan_in`; with `mean` units start as the mean of the old ones,
-            which a layer norm makes zero of; with `neither` both sides start as `init` says.
+            which a layer norm makes zero of; with `neither` both sides start as `init` says. Left out for initializers
+            that say it themselves, such as `gradmax`.
         absorb: Whether biases make up for new units with zero fan-in that are not zero.
 
     >>> str(GrowUnits("f1", 8))
@@ -76,6 +77,8 @@ class GrowUnits(Pass):
     def match(self, graph: Graph, site: str) -> str | None:
         if self.absorb and self.zero != "fan_in":
             return "`absorb` makes up for units with zero fan-in; it goes with `zero = fan_in`"
+        if self.init.zero is not None and self.zero not in ("fan_out", self.init.zero):
+            return f"`{self.init}` says itself which side of new units is zero; leave `zero = {self.zero}` out"
         try:
             growth(graph, graph.axis(site), self.count)
         except (Impossible, OptionError) as reason:
@@ -83,24 +86,30 @@ class GrowUnits(Pass):
         return None
 
     def needs(self, graph: Graph, site: str) -> tuple[str, ...]:
-        if self.zero in ("fan_in", "mean"):
+        if self.init.zero is None and self.zero in ("fan_in", "mean"):
             return ()
         return self.init.needs(graph, growth(graph, graph.axis(site), self.count))
+
+    def wants_gradients(self, graph: Graph, site: str) -> bool:
+        return self.init.wants_gradients
 
     def rewrite(self, graph: Graph, site: str, context: Context) -> Morphism:
         edits = growth(graph, graph.axis(site), self.count)
         newborns = Newborns(graph, edits, context)
         given = self.init.given(newborns)
-        if self.zero in ("fan_in", "mean"):
-            if given:
-                raise Impossible(f"given numbers leave nothing to `zero = {self.zero}`; use `zero = neither`")
-            return self._on_stream(graph, edits, context)
+        zero = self.init.zero or self.zero
+        made = self._on_stream(newborns, given) if zero in ("fan_in", "mean") else self._beside(newborns, given, zero)
+        return replace(made, notes=tuple(newborns.notes))
+
+    def _beside(self, newborns: Newborns, given: Mapping[str, Fill], zero: str) -> Morphism:
+        """Grow with units that compute something and, unless `zero` is `neither`, are not read yet."""
+        graph, edits, context = newborns.graph, newborns.edits, newborns.context
         chosen = self.init.chosen(newborns)
-        reads = ZERO if self.zero == "fan_out" else self.init.default()
+        reads = ZERO if zero == "fan_out" else self.init.default()
         makes = self.init.default()
         morphism = self._resize(graph, edits, context, by_role(makes, reads, ZERO, chosen, given))
-        morphism = replace(morphism, by_numbers=bool(given))
-        if self.zero == "neither" or not _contracted(graph, edits):
+        morphism = replace(morphism, by_numbers=self.init.by_numbers)
+        if zero == "neither" or not _contracted(graph, edits):
             return morphism
         prover = Prover(morphism)
         prover.run()
@@ -112,14 +121,15 @@ class GrowUnits(Pass):
                 chosen[name] = Masked(chosen.get(name, makes), tuple(sorted(rows)))
         return self._resize(graph, edits, context, by_role(makes, ZERO, ZERO, chosen, given))
 
-    def _on_stream(self, graph: Graph, edits: Edits, context: Context) -> Morphism:
+    def _on_stream(self, newborns: Newborns, given: Mapping[str, Fill]) -> Morphism:
         """Grow with units that are zero, or the mean of the old ones, and with norms that make up for them."""
-        made: Fill = ZERO if self.zero == "fan_in" else Mean()
+        graph, edits, context = newborns.graph, newborns.edits, newborns.context
+        made: Fill = Mean() if self.zero == "mean" else ZERO
         chosen = dict.fromkeys(_passed_on(graph, edits), cast(Fill, XavierUniform(match=True)))
         chosen |= dict.fromkeys(_added(graph, edits), made)
         norms = filled_up(graph, edits)
         ops = {name: op for name, (op, _) in norms.items()}
-        fills = by_role(made, XavierUniform(), made, chosen)
+        fills = by_role(made, XavierUniform(), made, chosen, given)
         morphism = regained(self._resize(graph, edits, context, fills, ops), norms)
         return self._absorbing(self._checked(morphism), context) if self.absorb else self._checked(morphism)
 

@@ -123,7 +123,7 @@ def test_a_weight_that_grows_both_ways_takes_no_numbers():
 
 @pytest.mark.parametrize("zero", ["fan_in", "mean"])
 def test_zero_sides_leave_no_room(zero):
-    assert f"given numbers leave nothing to `zero = {zero}`" in grow({"h.weight": ROWS}, zero=zero)[0].verdict.reason
+    assert f"leave `zero = {zero}` out" in grow({"h.weight": ROWS}, zero=zero)[0].verdict.reason
 
 
 def test_it_is_for_python_and_compares_by_its_numbers():
