@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from irgrow.attributes import call_text
 from irgrow.axes import IndexMap
+from irgrow.edits import Edits
 from irgrow.fills import Fill
 from irgrow.graph import Graph
 from irgrow.passes.base import Context
@@ -25,7 +26,7 @@ class Newborns:
     """
 
     graph: Graph
-    edits: Mapping[str, IndexMap]
+    edits: Edits
     context: Context
     notes: list[str] = field(default_factory=list, compare=False)
 
