@@ -13,7 +13,7 @@ from irgrow.attributes import plan as nested
 from irgrow.errors import OptionError
 from irgrow.grammar import parse
 from irgrow.passes import INITIALIZERS, PASSES, GrowUnits, Pass
-from irgrow.testing import check_pass
+from irgrow.testing import check_pass, checking
 from irgrow.testing.laws import Broken
 from irgrow.testing.rewriting import pass_of
 
@@ -26,7 +26,23 @@ def test_check_pass_accepts_the_passes_of_irgrow(cls):
 @pytest.mark.slow
 @pytest.mark.parametrize("cls", PASSES, ids=lambda c: c.__name__)
 def test_check_pass_accepts_them_on_many_programs(cls):
-    check_pass(cls, examples=100)
+    check_pass(cls)
+
+
+@pytest.mark.parametrize("number", [7, 11])
+def test_check_pass_tries_as_many_cases_as_the_profile_says(monkeypatch, number):
+    seen = []
+    monkeypatch.setattr(checking, "LAWS", (seen.append,))
+    settings.register_profile("counted", settings.default, max_examples=number, derandomize=True)
+    current = settings.get_current_profile_name()
+    settings.load_profile("counted")
+    try:
+        check_pass(GrowUnits)
+        assert len(seen) == number
+        check_pass(GrowUnits, examples=3)
+        assert len(seen) == number + 3
+    finally:
+        settings.load_profile(current)
 
 
 def test_check_pass_rejects_a_broken_pass():

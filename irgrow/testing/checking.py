@@ -38,7 +38,7 @@ def assert_preserves(graph: Graph, rewrite: Pass, seed: int = 0) -> None:
 
 def check_pass(
     rewrite: type[Pass] | Pass,
-    examples: int = 100,
+    examples: int | None = None,
     options: Callable[[Graph], st.SearchStrategy[Pass]] | None = None,
     programs: st.SearchStrategy[Graph] | None = None,
 ) -> None:
@@ -47,7 +47,7 @@ def check_pass(
     Args:
         rewrite: The pass; its fields are declared with the helpers of `irgrow.attributes`. Of a class the options are
             drawn; a pass keeps its own, and works where it says if there is such a place, else at random ones.
-        examples: How many cases.
+        examples: How many cases; unless given as many as the profile of Hypothesis says, which is 100 unless it is set.
         options: Draws a pass for a graph; by the kinds and ranges of its options unless given.
         programs: Draws programs; unless given random ones over the whole op set, and the idioms of `IDIOMS`.
 
@@ -62,7 +62,11 @@ def check_pass(
     checks = list(HealthCheck)
 
     @settings(
-        max_examples=examples, deadline=None, database=None, suppress_health_check=checks, report_multiple_bugs=False
+        max_examples=settings().max_examples if examples is None else examples,
+        deadline=None,
+        database=None,
+        suppress_health_check=checks,
+        report_multiple_bugs=False,
     )
     @given(st.data())
     def run(data: Any) -> None:

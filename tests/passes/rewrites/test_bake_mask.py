@@ -96,5 +96,5 @@ def test_laws():
     nets = layers.map(
         lambda made: parse(f"net n(x: [2, 5, 6]) {{ return x |> {' |> relu |> '.join(c for _, c in made)} }}")
     )
-    check_pass(BakeMask, 15, options, nets)
+    check_pass(BakeMask, options=options, programs=nets)
     assert len(applied) >= 8, "the laws were put to it"

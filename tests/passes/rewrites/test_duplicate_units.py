@@ -102,4 +102,4 @@ def test_text(text):
 
 
 def test_laws():
-    check_pass(DuplicateUnits, examples=30)
+    check_pass(DuplicateUnits)

@@ -255,5 +255,5 @@ def test_laws():
         applied.extend(fitting)
         return st.sampled_from(fitting or list(graph.by_name)).map(FoldBatchNorm)
 
-    check_pass(FoldBatchNorm, 30, options, programs())
+    check_pass(FoldBatchNorm, options=options, programs=programs())
     assert len(applied) >= 8, "the laws were put to it"

@@ -145,5 +145,5 @@ def test_laws():
         applied.extend(fitting)
         return st.sampled_from(fitting or list(graph.by_name)).map(FoldScale)
 
-    check_pass(FoldScale, 30, options, programs())
+    check_pass(FoldScale, options=options, programs=programs())
     assert len(applied) >= 8, "the laws were put to it"

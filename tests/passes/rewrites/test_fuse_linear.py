@@ -187,5 +187,5 @@ def test_laws():
         applied.extend(fitting)
         return st.sampled_from(fitting or list(graph.by_name)).map(FuseLinear)
 
-    check_pass(FuseLinear, 30, options, programs())
+    check_pass(FuseLinear, options=options, programs=programs())
     assert len(applied) >= 8, "the laws were put to it"

@@ -389,7 +389,7 @@ def test_random_programs_have_copies_that_go():
 
 
 def test_check_pass():
-    check_pass(MergeUnits, examples=15)
+    check_pass(MergeUnits)
 
 
 def test_a_column_that_is_lost_breaks_a_law(monkeypatch):

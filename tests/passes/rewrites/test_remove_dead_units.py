@@ -349,7 +349,7 @@ def test_random_programs_have_dead_units_that_go():
 
 
 def test_check_pass():
-    check_pass(RemoveDeadUnits, examples=15)
+    check_pass(RemoveDeadUnits)
 
 
 @pytest.mark.parametrize("law", [verdict_is_sound])
