@@ -14,11 +14,12 @@ from irgrow.errors import Diagnostic, OptionError, ProgramError, Source, Span, d
 from irgrow.grammar import syntax
 from irgrow.grammar.arguments import Given, Mistake, bind, converted
 from irgrow.grammar.parser import parse_expression
-from irgrow.growth import EverySteps, GrowthProgram, Limit, Rule, Where
+from irgrow.growth import EverySteps, GrowthProgram, Limit, Rates, Rule, Where
 from irgrow.training import TrainSettings
 
 _KINDS = {"integer": "an integer", "real": "a number", "flag": "true or false", "integers": "a list of integers"}
 _GROUP_OF = {"initializer": "an initializer", "trigger": "a trigger", "pass": "a pass", "bundle": "a bundle"}
+_GROUP_OF["rates"] = "a rule for learning rates"
 
 
 class _Word(str):
@@ -96,14 +97,23 @@ def growth_program(source: Source, sections: Sequence[syntax.GrowSection]) -> Gr
         ProgramError: Something in them is unknown, missing or wrong; carries every diagnostic.
     """
     rules: list[Rule] = []
+    rates: list[Rates] = []
     found: list[Diagnostic] = []
     for section in sections:
         for entry in section.entries:
             try:
-                if isinstance(entry, syntax.Use):
-                    rules.extend(build(entry.bundle, "bundle").program().rules)
-                else:
-                    rules.append(_rule(entry))
+                match entry:
+                    case syntax.Use():
+                        program = build(entry.bundle, "bundle").program()
+                        rules.extend(program.rules)
+                        rates.extend([] if program.rates is None else [program.rates])
+                    case syntax.Setting():
+                        rates.append(build(_settings([entry], ("rates",), "`grow`")["rates"].value, "rates"))
+                    case syntax.RuleDecl():
+                        rules.append(_rule(entry))
+                if len(rates) > 1:
+                    rates.pop()
+                    raise Mistake("`rates` is given twice", entry.start, entry.end)
             except Mistake as m:
                 found.append(_diagnostic(m, source))
     names = [r.name for r in rules]
@@ -114,7 +124,7 @@ def growth_program(source: Source, sections: Sequence[syntax.GrowSection]) -> Gr
                 found.append(_diagnostic(mistake, source))
     if found:
         raise ProgramError(found)
-    return GrowthProgram(tuple(rules))
+    return GrowthProgram(tuple(rules), rates[0] if rates else None)
 
 
 def _diagnostic(m: Mistake, source: Source) -> Diagnostic:

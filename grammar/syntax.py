@@ -240,7 +240,7 @@ class Use:
 class GrowSection:
     """`grow { ... }`."""
 
-    entries: list[RuleDecl | Use]
+    entries: list[RuleDecl | Use | Setting]
     start: int
     end: int
 

@@ -33,6 +33,7 @@ _GROUPS = {
     "trigger": "irgrow.passes:TRIGGERS",
     "cadence": "irgrow.growth:CADENCES",
     "bundle": "irgrow.growth:BUNDLES",
+    "rates": "irgrow.growth:RATES",
     "data": "irgrow.training:DATA",
     "optimizer": "irgrow.training:OPTIMIZERS",
     "schedule": "irgrow.training:SCHEDULES",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from irgrow.growth.bundles import BUNDLES, Bundle, NorthRandomBundle, NorthSelectBundle, RigLBundle, SetBundle
 from irgrow.growth.cadences import CADENCES, Cadence, Epochs, EverySteps, Moment, Plateau, Steps
+from irgrow.growth.rates import RATES, AutoRGN, Rates
 from irgrow.growth.rules import GrowthProgram, Limit, Rule, Where
 
 __all__ = [
+    "AutoRGN",
     "BUNDLES",
     "CADENCES",
     "Bundle",
@@ -19,6 +21,8 @@ __all__ = [
     "NorthRandomBundle",
     "NorthSelectBundle",
     "Plateau",
+    "RATES",
+    "Rates",
     "RigLBundle",
     "Rule",
     "SetBundle",

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from irgrow.errors import DataError, OptionError
 from irgrow.graph import Graph
 from irgrow.growth.cadences import Moment
+from irgrow.growth.rates import Tuner
 from irgrow.growth.rules import GrowthProgram, Rule
 from irgrow.journal import DEPTH, Receipt
 from irgrow.network import Network, as_inputs
@@ -61,6 +62,7 @@ class Controller:
         self._refreshing = False
         self._module: nn.Module | None = None
         self._rewrites = net.journal.counter
+        self._tuner = None if program.rates is None else Tuner(net, program.rates)
         self._attach()
 
     # recording ------------------------------------------------------------------------------------------------------
@@ -188,6 +190,8 @@ class Controller:
             raise DataError(f"the loss of step {self.count} is {value}; nothing was grown")
         if self._module is not self.net.module:
             self._attach()
+        if self._tuner is not None:
+            self._tuner.end_step()
         moment = Moment(self.count, self.steps_per_epoch)
         self._remember(() if batch is None else as_inputs(batch))
         receipts: list[Receipt] = []
@@ -248,12 +252,17 @@ class Controller:
             for name, value in record.state().items()
         }
         tensors |= {f"{RECENT}/{i}/{j}": x for i, batch in enumerate(self.recent) for j, x in enumerate(batch)}
-        return deepcopy({"count": self.count, "memory": self.memory, "refused": self.refused}), tensors
+        known: dict[str, Any] = {"count": self.count, "memory": self.memory, "refused": self.refused}
+        if self._tuner is not None:
+            known["rates"] = self._tuner.state()
+        return deepcopy(known), tensors
 
     def load(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Take back what `state` returned, for the network as it was then."""
         state = deepcopy(state)
         self.count, self.memory, self.refused = state["count"], state["memory"], state["refused"]
+        if self._tuner is not None:
+            self._tuner.load(state["rates"])
         self._attach()
         for key, record in self.recorded.items():
             prefix = f"{key}/"

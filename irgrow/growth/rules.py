@@ -17,6 +17,7 @@ from irgrow.cost import cost
 from irgrow.errors import OptionError, did_you_mean
 from irgrow.graph import NAME, Graph, remembered
 from irgrow.growth.cadences import Cadence, EverySteps
+from irgrow.growth.rates import Rates
 from irgrow.passes import Pass, Trigger
 from irgrow.passes.analyses.places import editable_axes, hidden_axes
 
@@ -171,9 +172,15 @@ class Rule:
 
 @dataclass(frozen=True)
 class GrowthProgram:
-    """Rules, asked in order after every training step."""
+    """Rules, asked in order after every training step.
+
+    Args:
+        rules: The rules.
+        rates: A rule for the learning rate of each tensor; `None` for those of the optimizer.
+    """
 
     rules: tuple[Rule, ...]
+    rates: Rates | None = None
 
     def __post_init__(self) -> None:
         names = [r.name for r in self.rules]
@@ -182,4 +189,5 @@ class GrowthProgram:
                 raise OptionError(f"two rules are called `{name}`")
 
     def __str__(self) -> str:
-        return "grow {\n" + "\n".join(map(str, self.rules)) + "\n}\n"
+        rates = [] if self.rates is None else [f"  rates = {self.rates}"]
+        return "\n".join(["grow {", *rates, *map(str, self.rules), "}\n"])
