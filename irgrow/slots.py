@@ -6,27 +6,29 @@ state of another shape (factored second moments, orthogonalised updates), is ref
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from irgrow.axes import NEW
 from irgrow.errors import RefusedError
 from irgrow.fills import ZERO
-from irgrow.morphism import Chain, Gather, Morphism, Select, Step, Transfer, source_of
+from irgrow.morphism import Chain, Gather, Keep, Morphism, Select, Step, Transfer, predecessor, source_of
+from irgrow.ops import MASK
 from irgrow.transfer import Kind, move
+from irgrow.young import STEPS, YOUNG, is_held, mark
 
 
 class Carry(Enum):
     """How the new entries of a carried slot start."""
 
-    # Second moments at the mean of the units beside them, first moments at zero: an entry whose gradients are c times
-    # as large as its siblings' starts up to c times as fast, instead of with up to 6.5 learning rates a step.
+    # Second moments at the mean of the units beside them, first moments at zero; for a hundred steps second moments are
+    # raised where a step would be longer than a learning rate (`irgrow.young`), instead of up to 6.5 of them.
     SIBLINGS = "siblings"
     ZERO = "zero"  # exact padding: an inert rewrite leaves the trajectory as it was
     FRESH = "fresh"  # the state of touched parameters is dropped
@@ -67,43 +69,105 @@ def known_slots(optimizer: Optimizer) -> dict[str, Kind]:
 def carried_state(
     optimizer: Optimizer, morphism: Morphism, old: Mapping[str, Tensor], new: Mapping[str, Tensor], carry: Carry
 ) -> dict[str, dict[str, Any]]:
-    """Return the state of every touched parameter by name; it does not change the optimizer.
+    """Return the state of every parameter whose state is another afterwards, by name; the optimizer is not changed.
 
     Raises:
         RefusedError: A slot is not known, or does not have the parameter's shape.
     """
     slots = known_slots(optimizer)
+    held = carry is Carry.SIBLINGS and is_held(optimizer)
     found: dict[str, dict[str, Any]] = {}
-    for name in morphism.touched:
-        source = source_of(morphism.transfers[name])
+    for name in morphism.touched if carry is not Carry.FRESH else ():
+        transfer = morphism.transfers[name]
+        source = source_of(transfer)
+        if source is None and held and isinstance(new[name], nn.Parameter):
+            found[name] = _first_state(optimizer, new[name], old.get(predecessor(transfer) or ""), slots)
         state = optimizer.state.get(old[source]) if source is not None and source in old else None
-        if not state or carry is Carry.FRESH or source is None:
+        if not state or source is None:
             continue
         found[name] = {key: _slot(key, value, old[source], slots, optimizer) for key, value in state.items()}
+        step = Step(transfer, morphism.seed, name, tuple(new[name].shape))
+        if held and YOUNG not in found[name]:
+            found[name][YOUNG] = torch.zeros_like(old[source], dtype=torch.int8)
         for key, value in found[name].items():
-            if not isinstance(value, Tensor) or value.shape != old[source].shape or key not in slots:
+            if not isinstance(value, Tensor) or value.shape != old[source].shape or key in _SCALARS:
                 continue
-            warm = (carry is Carry.SIBLINGS and slots[key] in _WARM) or key in _NEEDS_POSITIVE
-            step = Step(morphism.transfers[name], morphism.seed, name, tuple(new[name].shape))
-            found[name][key] = _carried(step, source, value, slots[key], warm)
-    return found
+            warm = (carry is Carry.SIBLINGS and slots.get(key) in _WARM) or key in _NEEDS_POSITIVE
+            start = _marked if key == YOUNG and held else _warmed if warm else _unchanged
+            found[name][key] = _carried(step, source, value, slots.get(key, Kind.FREE), start)
+    if held:
+        _wake(optimizer, morphism, old, new, found)
+    for state in found.values():
+        if YOUNG in state and not state[YOUNG].any():
+            del state[YOUNG]
+    return {name: state for name, state in found.items() if state}
 
 
-def _carried(step: Step, source: str, value: Tensor, kind: Kind, warm: bool) -> Tensor:
-    """Move a slot by a transfer; new entries are warmed after every rewrite of a chain, as if it were alone."""
+def _first_state(optimizer: Optimizer, param: Tensor, old: Tensor | None, slots: Mapping[str, Kind]) -> dict[str, Any]:
+    """Return the state of a parameter that starts afresh in the middle of training, all of it young.
+
+    That is for optimizers without bias corrections only, which would start it with ten learning rates (RMSprop).
+    """
+    if any("betas" in group for group in optimizer.param_groups):
+        return {}
+    groups = [g for g in optimizer.param_groups if any(p is old for p in g["params"])]
+    group = groups[0] if groups else place_new(optimizer, param)
+    model: Mapping[str, Any] = next((s for p in group["params"] if (s := optimizer.state.get(p))), {})
+    return {
+        key: torch.zeros_like(param) if key in slots else torch.zeros_like(value)
+        for key, value in model.items()
+        if key in slots or (key in _SCALARS and isinstance(value, Tensor))
+    } | ({YOUNG: torch.full_like(param, STEPS, dtype=torch.int8)} if model else {})
+
+
+def _wake(
+    optimizer: Optimizer,
+    morphism: Morphism,
+    old: Mapping[str, Tensor],
+    new: Mapping[str, Tensor],
+    found: dict[str, dict[str, Any]],
+) -> None:
+    """Make entries young that a mask switches on as they were: their second moments have faded while they were off."""
+    for name in morphism.touched:
+        owner, _, local = name.rpartition(".")
+        if local != MASK or name not in old or old[name].shape != new[name].shape:
+            continue
+        weight = morphism.after.param_name(owner, "weight")
+        if not isinstance(morphism.transfers[weight], Keep):
+            continue
+        came = (old[name] == 0) & (new[name] != 0)
+        state = found.get(weight) or dict(optimizer.state.get(new[weight], {}))
+        if state and came.any():
+            counts = state.get(YOUNG, torch.zeros_like(new[weight], dtype=torch.int8))
+            found[weight] = {**state, YOUNG: counts.masked_fill(came, STEPS)}
+
+
+Start = Callable[[Tensor, Transfer, Tensor], Tensor]
+"""Sets the new entries of a slot, given as it was moved, how, and from what."""
+
+
+def _carried(step: Step, source: str, value: Tensor, kind: Kind, start: Start) -> Tensor:
+    """Move a slot by a transfer; new entries are started after every rewrite of a chain, as if it were alone."""
     transfer = step.transfer
     if isinstance(transfer, Chain):
         for part in transfer.steps:
-            value = _carried(part, source_of(part.transfer) or source, value, kind, warm)
+            value = _carried(part, source_of(part.transfer) or source, value, kind, start)
         return value
-    moved = move(transfer, {source: value}, step.shape, step.name, step.seed, kind, ZERO)
-    return _warmed(moved, transfer, value) if warm else moved
+    return start(move(transfer, {source: value}, step.shape, step.name, step.seed, kind, ZERO), transfer, value)
+
+
+def _unchanged(moved: Tensor, transfer: Transfer, old: Tensor) -> Tensor:
+    return moved
+
+
+def _marked(moved: Tensor, transfer: Transfer, old: Tensor) -> Tensor:
+    return mark(moved, transfer)
 
 
 def _slot(key: str, value: Any, param: Tensor, slots: Mapping[str, Kind], optimizer: Optimizer) -> Any:
     """Return a slot ready to be moved, or copied if it is a number; what is not known is refused."""
     name = type(optimizer).__name__
-    if key not in slots and key not in _SCALARS:
+    if key not in slots and key not in _SCALARS and key != YOUNG:
         known = ", ".join((*slots, *sorted(_SCALARS)))
         raise RefusedError(f"state `{key}` of {name} cannot be carried across a rewrite; known are {known}")
     if not isinstance(value, Tensor) or value.dim() == 0:

@@ -236,8 +236,10 @@ def _replace_in_optimizer(optimizer: Optimizer, swap: Swap, states: Mapping[str,
             group["params"][index] = new
         if old is not None and old in optimizer.state:
             optimizer.state.pop(old)
-        if name in states:
+        if name in states and (adopts if old is None else id(old) in place):
             optimizer.state[new] = states[name]
+    for name in states.keys() - set(swap.morphism.touched):
+        optimizer.state[swap.new[name]] = states[name]
     _drop(optimizer, gone)
 
 

@@ -1,4 +1,4 @@
-"""Figures of training across a rewrite: the trajectory of what was there, the first steps of what is new.
+"""Figures of training across a rewrite: the trajectory of what was there.
 
 Inert means that the new units are kept silent: whatever reads them is set to zero after every step. All that is left of
 the rewrite is then what it did to the state of the optimizer.
@@ -6,50 +6,16 @@ the rewrite is then what it did to the state of the optimizer.
 
 import pytest
 import torch
+from courses import CASES, DENSE, OPTIMIZERS, live, new_entries, train  # type: ignore[import-not-found]
 from torch import optim
 
 from irgrow import transfer
-from irgrow.axes import NEW
 from irgrow.fills import ZERO
-from irgrow.morphism import Gather, Select
 from irgrow.network import build
-from irgrow.passes import DuplicateUnits, GrowEdges, GrowUnits, PruneUnits, SplitUnits
+from irgrow.passes import DuplicateUnits, GrowUnits, PruneUnits, SplitUnits
 from irgrow.slots import SLOTS
 from irgrow.transfer import Kind, carried_params, move
 
-DENSE = "net n(x: [5]) { return x |> a: dense(6) |> tanh |> b: dense(5) |> tanh |> dense(2) }"
-CONV = """net n(x: [2, 5, 5]) {
-  return x |> a: conv(4, kernel = 3, bias = false) |> batchnorm |> relu
-    |> b: conv(3, kernel = 3, bias = false) |> batchnorm |> relu |> flatten |> dense(2)
-}"""
-RESIDUAL = """net n(x: [5]) {
-  return x |> dense(6) |> residual { layernorm |> a: dense(7) |> gelu |> b: dense(6) } |> layernorm |> dense(2)
-}"""
-# Without biases: that of a key has no gradient but rounding, which adaptive optimizers blow up.
-ATTENTION = """net n(x: ids(7)[4]) {
-  return x |> embedding(6) |> layernorm |> attn: attention(2, 3, causal = true, bias = false) |> dense(2)
-}"""
-
-CASES = {
-    "dense": (DENSE, GrowUnits("a", 3), ("b.weight",)),
-    "conv and batch norm": (CONV, GrowUnits("a", 3), ("b.weight",)),
-    "residual and layer norm": (RESIDUAL, GrowUnits("a", 3), ("b.weight",)),
-    "heads": (ATTENTION, GrowUnits("attn.heads", 1), ("attn.out.weight",)),
-    "head dim": (ATTENTION, GrowUnits("attn.head_dim", 2), ("attn.query.weight", "attn.out.weight")),
-}
-"""A program, its growth, and the weights whose new entries are to be zero for the growth to be inert."""
-
-OPTIMIZERS = {
-    "sgd": lambda p: optim.SGD(p, lr=1e-2, weight_decay=0.01),
-    "momentum": lambda p: optim.SGD(p, lr=1e-2, momentum=0.9, dampening=0.1, weight_decay=0.01),
-    "nesterov": lambda p: optim.SGD(p, lr=1e-2, momentum=0.9, nesterov=True),
-    "adam": lambda p: optim.Adam(p, lr=1e-3),
-    "adamw": lambda p: optim.AdamW(p, lr=1e-3, weight_decay=0.1),
-    "amsgrad": lambda p: optim.Adam(p, lr=1e-3, amsgrad=True),
-    "nadam": lambda p: optim.NAdam(p, lr=1e-3),
-    "rmsprop": lambda p: optim.RMSprop(p, lr=1e-3, centered=True, momentum=0.9),
-    "adagrad": lambda p: optim.Adagrad(p, lr=1e-2),
-}
 VARIANTS = {
     "momentum foreach": lambda p: optim.SGD(p, lr=1e-2, momentum=0.9, foreach=True),
     "momentum fused": lambda p: optim.SGD(p, lr=1e-2, momentum=0.9, fused=True),
@@ -69,47 +35,6 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def live(text, make, carry):
-    net = build(text, seed=2, dtype=torch.float64)
-    net.track(make(net.parameters()), carry=carry)
-    return net
-
-
-def train(net, steps, start=0, after=lambda: None):
-    """Train, every step on a batch of its own; return the losses."""
-    opt, entry = net.tracked[0].optimizer, net.graph["x"].op
-    losses = []
-    for i in range(start, start + steps):
-        generator = torch.Generator().manual_seed(i)
-        x = torch.randn(16, *entry.shape, generator=generator, dtype=torch.float64)
-        if entry.vocabulary:
-            x = torch.randint(entry.vocabulary, (16, *entry.shape), generator=generator)
-        opt.zero_grad()
-        y = net(x).flatten(1)
-        wanted = torch.sin(3.0 * x.flatten(1).double()).repeat(1, 2)[:, : y.shape[1]]
-        loss = (y - wanted).square().mean()
-        loss.backward()
-        opt.step()
-        after()
-        losses.append(loss.item())
-    return losses
-
-
-def new_entries(net, morphism):
-    """Return where the entries of trainable parameters are new."""
-    found = {}
-    for name, t in morphism.transfers.items():
-        new = torch.zeros(net.params[name].shape, dtype=torch.bool)
-        if isinstance(t, Gather):
-            new.view(-1)[torch.from_numpy(t.index == NEW)] = True
-        for dim, m in enumerate(t.maps) if isinstance(t, Select) else ():
-            if m is not None:
-                new.index_fill_(dim, torch.from_numpy((m == NEW).nonzero()[0]), True)
-        if net.params[name].requires_grad and new.any():
-            found[name] = new
-    return found
 
 
 def grown_inert(net, grow, weights):
@@ -247,128 +172,3 @@ def test_shares_that_are_not_squared_are_noticed(monkeypatch):
     """Negative control."""
     monkeypatch.setattr(transfer, "_powered", lambda factor, kind: factor)
     assert slots_differ(*SCALING[0], OPTIMIZERS["adam"]) > 1e-6
-
-
-# the first steps of what is new --------------------------------------------------------------------------------------
-
-
-def rate(net):
-    """Return the learning rate, what a steady gradient makes of it under momentum included."""
-    group = net.tracked[0].optimizer.param_groups[0]
-    return float(group["lr"]) / (1 - group.get("momentum", 0))
-
-
-def speeds(net, morphism, steps):
-    """Return the largest update of new and of old entries over so many calls of `steps`, in learning rates."""
-    new, fastest = new_entries(net, morphism), [0.0, 0.0]
-    for step in steps:
-        was = {name: net.params[name].detach().clone() for name in new}
-        step()
-        for name, entries in new.items():
-            moved = (net.params[name].detach() - was[name]).abs() / rate(net)
-            for i, part in enumerate((moved[entries], moved[~entries])):
-                fastest[i] = max(fastest[i], float(part.max())) if part.numel() else fastest[i]
-    return fastest
-
-
-def in_training(case, optimizer, carry):
-    """Return the speeds over 100 steps after a growth in the middle of training."""
-    net = live(CASES[case][0], OPTIMIZERS[optimizer], carry)
-    train(net, 300)
-    receipt = net.rewrite(CASES[case][1])
-    return speeds(net, receipt.morphism, [lambda i=i: train(net, 1, 300 + i) for i in range(100)])
-
-
-FASTEST = {"dense": 1.1, "conv and batch norm": 1.1, "residual and layer norm": 1.1, "heads": 1.1, "head dim": 1.5}
-
-
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "amsgrad", "rmsprop", "adagrad"])
-@pytest.mark.parametrize("case", CASES)
-def test_new_entries_move_by_a_learning_rate_at_most(case, optimizer):
-    """At most 1.1 of them, weight decay included; for RMSprop of lr / (1 - momentum), which is what it steps by.
-
-    Warm moments say how large a gradient is among siblings. On the head dim new rows of the query read random keys, and
-    their gradients are larger than that: measured 1.23 learning rates (Adam; old entries 1.97) and 1.25 (RMSprop).
-    """
-    assert in_training(case, optimizer, "siblings")[0] <= FASTEST[case]
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_under_nadam_new_entries_are_not_faster_than_old_ones(case):
-    """The latest gradient alone weighs up to a half there, so that old entries too step by two learning rates."""
-    new, old = in_training(case, "nadam", "siblings")
-    assert new <= 1.1 * max(old, 1.0)
-
-
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "amsgrad", "nadam"])
-def test_zeros_under_an_old_step_counter_leap(optimizer):
-    """Negative control: it is the warm second moments that hold new entries back."""
-    assert in_training("dense", optimizer, "zero")[0] > 2.0
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov"])
-def test_without_second_moments_new_entries_follow_their_own_gradients_alone(optimizer):
-    """The size of a step follows the gradient: at most lr / (1 - momentum) times the largest gradient seen so far."""
-    net = live(DENSE, OPTIMIZERS[optimizer], "siblings")
-    train(net, 50)
-    receipt = net.rewrite(GrowUnits("a", 3))
-    new = new_entries(net, receipt.morphism)
-    largest = dict.fromkeys(new, 0.0)
-    for i in range(50, 150):
-        was = {name: net.params[name].detach().clone() for name in new}
-        train(net, 1, i)
-        for name, entries in new.items():
-            decayed = net.params[name].grad + net.tracked[0].optimizer.param_groups[0]["weight_decay"] * was[name]
-            largest[name] = max(largest[name], float(decayed[entries].abs().max()))
-            moved = float((net.params[name].detach() - was[name])[entries].abs().max())
-            assert moved <= 1.0001 * rate(net) * largest[name]
-
-
-TWO_WAYS = "net n(x: [5]) { return x |> s: dense(6) |> residual { d: dense(6) } |> norm: layernorm |> dense(2) }"
-MASKED = "net n(x: [5]) { return x |> a: dense(20) |> relu |> b: dense(20, masked = true) |> relu |> dense(2) }"
-PLACES = {
-    "new in two dimensions, biases, gains": (TWO_WAYS, GrowUnits("s", 3), {}),
-    "rows that never had a gradient": (DENSE, GrowUnits("a", 3), {"b.weight": slice(0, 2)}),
-    "one of three rows alive": (TWO_WAYS, GrowUnits("s", 3), {"d.weight": slice(0, 4), "s.bias": slice(0, 4)}),
-    "masked weights": (MASKED, GrowUnits("a", 3), {}),
-    "masked entries switched on": (MASKED, GrowEdges("b", count=100), {}),
-}
-STEADY = {
-    **{n: OPTIMIZERS[n] for n in ("adam", "adamw", "amsgrad", "nadam", "adagrad")},
-    "rmsprop": lambda p: optim.RMSprop(p, lr=1e-3),
-}
-
-
-def under_steady_gradients(place, make, carry):
-    """Return the speeds under gradients that are one throughout, the worst there is for gradients of one size."""
-    text, rewrite, idle = PLACES[place]
-    net = live(text, make, carry)
-    if "b.mask" in net.params:
-        net.params["b.mask"].copy_((torch.arange(400) % 10 == 3).reshape(20, 20))
-
-    def step(before):
-        for name, p in net.named_parameters():
-            p.grad = torch.ones_like(p)
-            if before and name in idle:
-                p.grad[idle[name]] = 0
-            if name == "b.weight" and "b.mask" in net.params:
-                p.grad *= net.params["b.mask"]
-        net.tracked[0].optimizer.step()
-
-    for _ in range(600):
-        step(before=True)
-    receipt = net.rewrite(rewrite)
-    assert receipt.applied
-    return speeds(net, receipt.morphism, [lambda: step(before=False)] * 100)[0]
-
-
-@pytest.mark.parametrize("optimizer", STEADY)
-@pytest.mark.parametrize("place", PLACES)
-def test_new_entries_start_at_the_pace_of_their_siblings_wherever_they_stand(place, optimizer):
-    assert under_steady_gradients(place, STEADY[optimizer], "siblings") <= 1.1
-
-
-@pytest.mark.parametrize("place", PLACES)
-def test_zeros_leap_wherever_they_stand(place):
-    """Negative control."""
-    assert under_steady_gradients(place, STEADY["adamw"], "zero") > 3.0

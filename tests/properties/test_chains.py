@@ -190,7 +190,11 @@ def test_slots_that_are_warmed_once_at_the_end_are_noticed(monkeypatch):
         swap.apply(nets[0], step.morphism).commit()
     real = slots._carried
     monkeypatch.setattr(
-        slots, "_carried", lambda step, source, value, kind, warm: real(step, source, value, kind, False)
+        slots,
+        "_carried",
+        lambda step, source, value, kind, start: real(
+            step, source, value, kind, slots._unchanged if start is slots._warmed else start
+        ),
     )
     swap.apply(nets[1], trace.morphism).commit()
     assert state(nets[0]) != state(nets[1])
