@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from irgrow.growth.bundles import BUNDLES, Bundle, NorthRandomBundle, NorthSelectBundle, RigLBundle, SetBundle
+from irgrow.growth.bundles import (
+    BUNDLES,
+    BatchedBundle,
+    Bundle,
+    LinearBundle,
+    NorthRandomBundle,
+    NorthSelectBundle,
+    RigLBundle,
+    SetBundle,
+    StaticBundle,
+)
 from irgrow.growth.cadences import CADENCES, Cadence, Epochs, EverySteps, Moment, Plateau, Steps
 from irgrow.growth.rates import RATES, AutoRGN, Rates
 from irgrow.growth.rules import GrowthProgram, Limit, Rule, Where
@@ -10,6 +20,7 @@ from irgrow.growth.rules import GrowthProgram, Limit, Rule, Where
 __all__ = [
     "AutoRGN",
     "BUNDLES",
+    "BatchedBundle",
     "CADENCES",
     "Bundle",
     "Cadence",
@@ -17,6 +28,7 @@ __all__ = [
     "EverySteps",
     "GrowthProgram",
     "Limit",
+    "LinearBundle",
     "Moment",
     "NorthRandomBundle",
     "NorthSelectBundle",
@@ -26,6 +38,7 @@ __all__ = [
     "RigLBundle",
     "Rule",
     "SetBundle",
+    "StaticBundle",
     "Steps",
     "Where",
 ]

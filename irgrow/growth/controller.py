@@ -28,8 +28,9 @@ from irgrow.growth.cadences import Moment
 from irgrow.growth.rates import Tuner
 from irgrow.growth.rules import GrowthProgram, Rule
 from irgrow.journal import DEPTH, Receipt
+from irgrow.morphism import Morphism
 from irgrow.network import Network, as_inputs
-from irgrow.passes import View, plan
+from irgrow.passes import Pass, View, plan
 from irgrow.passes.records.base import Record, Watch
 from irgrow.verdict import Refused
 
@@ -135,17 +136,21 @@ class Controller:
         told = [rule for rule in self.program.rules if rule.when.fresh]
         if morphism is None or not told:
             return
+        self._renew(morphism)
+        view = self._view(None)
+        for rule in told:
+            for site in rule.sites(self.net.graph):
+                if site in morphism.edits:
+                    rule.when.settle(view, site, self._remembered(rule, site))
+
+    def _renew(self, morphism: Morphism) -> None:
+        """Record the latest batches once more, where a rewrite made what was recorded stale."""
         graph = self.net.graph
         stale = following(graph, set(morphism.edits))
         for key, watch in self._watches.items():
             if not stale.isdisjoint(watch.nodes(graph)):
                 self.recorded[key].clear()
         self._run_again()
-        view = self._view(None)
-        for rule in told:
-            for site in rule.sites(graph):
-                if site in morphism.edits:
-                    rule.when.settle(view, site, self._remembered(rule, site))
 
     def _run_again(self) -> None:
         """Run the latest batches through the network as in training; only records change."""
@@ -228,19 +233,29 @@ class Controller:
             units = limit.allows(graph, site, units)
         if units <= 0:
             return
-        inputs = None if batch is None else as_inputs(batch)
         wanted = rule.apply.at(site, units).during(self.count)
         if rule.limit and not rule.apply.counted:  # what else it adds is known only once it is planned
             morphism = plan(wanted, graph).morphism
             if morphism is not None and not all(limit.permits(graph, morphism.after) for limit in rule.limit):
                 return
-        receipt = self.net.rewrite(wanted, statistics=inputs, loss=criterion, step=self.count, require=rule.require)
+        receipt = self._rewrite(wanted, batch, criterion, rule.require)
         if isinstance(receipt.verdict, Refused):
             self.refused[f"{rule.name}: {site}"] = receipt.verdict.reason
         else:
             self._attach()
             self._refresh(receipt)
         yield replace(receipt, sites=(site,))
+
+    def _rewrite(self, wanted: Pass, batch: Any, criterion: Callable[..., Tensor] | None, require: str) -> Receipt:
+        """Carry out a pass; what initializers look at is recorded on the batch."""
+        inputs = None if batch is None else as_inputs(batch)
+        return self.net.rewrite(wanted, statistics=inputs, loss=criterion, step=self.count, require=require)
+
+    def close(self) -> None:
+        """Take its hooks off the network; it is not to be asked again."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
 
     # saving ---------------------------------------------------------------------------------------------------------
 

@@ -168,7 +168,7 @@ class Tuner:
         self._before = []
 
     def end_step(self) -> None:
-        """Close a training step; set the factors at the end of a cycle, the first as soon as there are enough batches."""
+        """Close a training step; set the factors at the end of a cycle, at first as soon as batches are enough."""
         enough = any(len(v) >= self.rule.batches for v in self.sums.values())
         if enough and (not self.factors or self.count % self.rule.every == 0):
             old = self.net.params.keys() & set(self.known)

@@ -1,88 +1,17 @@
-"""Published strategies as named bundles of rules, with their papers' defaults. To add one, name it in `BUNDLES`."""
+"""Sparse training: synapses are exchanged while their number stays."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from irgrow.attributes import call_text, textual_name
+from irgrow.attributes import textual_name
 from irgrow.errors import OptionError
+from irgrow.growth.bundles.base import Bundle
 from irgrow.growth.cadences import Cadence, Epochs, EverySteps, Steps
-from irgrow.growth.rules import GrowthProgram, Limit, Rule
+from irgrow.growth.rules import GrowthProgram, Rule
 from irgrow.ops import integer, real, word
-from irgrow.passes import (
-    EffectiveDimension,
-    GrowUnits,
-    Initializer,
-    NorthSelect,
-    PruneEdges,
-    Random,
-    RewireEdges,
-    Schedule,
-)
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """Base of bundles; the fields of a subclass are its options."""
-
-    def __str__(self) -> str:
-        return call_text(self)
-
-    def program(self) -> GrowthProgram:
-        """Return the rules."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class _North(Bundle):
-    """NORTH* with the activity trigger: after every step, every hidden layer (Maile 2023, Algorithm 4 and Table 8)."""
-
-    gamma: float = real(0.97, low=0.0, open_low=True)
-    epsilon: float = real(0.01, low=0.0, open_low=True)
-    baseline: str = word("initial", "maximum", "last", default="initial")
-    every: int = integer(1)
-    most: int = integer(512)
-
-    def _initializer(self) -> Initializer:
-        raise NotImplementedError
-
-    def program(self) -> GrowthProgram:
-        trigger = EffectiveDimension(self.gamma, self.epsilon, self.baseline)
-        grow = GrowUnits(init=self._initializer())
-        rule = Rule(textual_name(type(self)), grow, trigger, EverySteps(self.every), limit=(Limit("width", self.most),))
-        return GrowthProgram((rule,))
-
-
-@dataclass(frozen=True)
-class NorthSelectBundle(_North):
-    """NORTH-Select: new units are chosen among random candidates by how new their activity is.
-
-    Args:
-        gamma: Share of the baseline dimension that must be exceeded.
-        epsilon: Singular values up to it count as zero.
-        baseline: What the dimension is compared with.
-        every: Steps between looks.
-        most: The largest width.
-        candidates: Candidates beyond those needed; 0 for the paper's.
-    """
-
-    textual: ClassVar[str] = "north_select"
-
-    candidates: int = integer(0, low=0)
-
-    def _initializer(self) -> Initializer:
-        return NorthSelect(self.candidates, epsilon=self.epsilon)
-
-
-@dataclass(frozen=True)
-class NorthRandomBundle(_North):
-    """NORTH-Random: the same trigger, new units at random."""
-
-    textual: ClassVar[str] = "north_random"
-
-    def _initializer(self) -> Initializer:
-        return Random()
+from irgrow.passes import PruneEdges, RewireEdges, Schedule
 
 
 @dataclass(frozen=True)
@@ -146,6 +75,7 @@ class RigLBundle(_Sparse):
     until: int = integer(25000)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.until <= self.every:
             raise OptionError(f"`until` must be more than `every`, {self.every}; found {self.until}")
 
@@ -155,6 +85,3 @@ class RigLBundle(_Sparse):
         )
         times = (self.until - 1) // self.every
         return self._rules(rewire, Schedule(1, total=times), EverySteps(self.every))
-
-
-BUNDLES: tuple[type[Bundle], ...] = (NorthSelectBundle, NorthRandomBundle, SetBundle, RigLBundle)
