@@ -56,6 +56,7 @@ class Controller:
         self.count = 0
         self.memory: dict[str, dict[str, Any]] = {}
         self.refused: dict[str, str] = {}
+        self._refused_by: dict[str, str] = {}
         self.recorded: dict[str, Record] = {}
         self.recent: deque[tuple[Tensor, ...]] = deque()
         self._watches: dict[str, Watch] = {}
@@ -184,7 +185,7 @@ class Controller:
             criterion: The loss of this step as a function of the outputs, for passes that look at gradients.
 
         Returns:
-            A receipt for every rewrite, refused ones included (each refusal of a site once).
+            A receipt for every rewrite, refused ones included (each reason of a site once).
 
         Raises:
             DataError: The loss is not finite.
@@ -223,9 +224,12 @@ class Controller:
     def _ask(
         self, rule: Rule, site: str, batch: Any, loss: float | None, criterion: Callable[..., Tensor] | None
     ) -> Iterator[Receipt]:
-        """Ask a trigger at one site and carry out what it wants, within the limits."""
-        graph = self.net.graph
-        if not (rule.apply.whole or site in graph.leaves) or f"{rule.name}: {site}" in self.refused:
+        """Ask a trigger at one site and carry out what it wants, within the limits.
+
+        What was refused is not tried again before the program is another one, nor told again for the same reason.
+        """
+        graph, place = self.net.graph, f"{rule.name}: {site}"
+        if not (rule.apply.whole or site in graph.leaves) or self._refused_by.get(place) == graph.digest:
             return
         memory = self._remembered(rule, site)
         units = rule.when.wanted(self._view(loss), site, memory)
@@ -240,7 +244,10 @@ class Controller:
                 return
         receipt = self._rewrite(wanted, batch, criterion, rule.require)
         if isinstance(receipt.verdict, Refused):
-            self.refused[f"{rule.name}: {site}"] = receipt.verdict.reason
+            told = self.refused.get(place) == receipt.verdict.reason
+            self.refused[place], self._refused_by[place] = receipt.verdict.reason, graph.digest
+            if told:
+                return
         else:
             self._attach()
             self._refresh(receipt)
@@ -267,7 +274,8 @@ class Controller:
             for name, value in record.state().items()
         }
         tensors |= {f"{RECENT}/{i}/{j}": x for i, batch in enumerate(self.recent) for j, x in enumerate(batch)}
-        known: dict[str, Any] = {"count": self.count, "memory": self.memory, "refused": self.refused}
+        known: dict[str, Any] = {"count": self.count, "memory": self.memory}
+        known |= {"refused": self.refused, "refused_by": self._refused_by}
         if self._tuner is not None:
             known["rates"] = self._tuner.state()
         return deepcopy(known), tensors
@@ -275,7 +283,8 @@ class Controller:
     def load(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Take back what `state` returned, for the network as it was then."""
         state = deepcopy(state)
-        self.count, self.memory, self.refused = state["count"], state["memory"], state["refused"]
+        self.count, self.memory = state["count"], state["memory"]
+        self.refused, self._refused_by = state["refused"], state.get("refused_by", {})
         if self._tuner is not None:
             self._tuner.load(state["rates"])
         self._attach()
