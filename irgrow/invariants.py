@@ -16,7 +16,7 @@ from irgrow.graph import Graph
 from irgrow.network import Network, Tracked
 from irgrow.slots import Carry
 from irgrow.verify import check_level
-from irgrow.young import hold
+from irgrow.young import follow
 
 
 def track(net: Network, optimizer: Optimizer, scheduler: Any, scaler: Any, average: Any, carry: str) -> Tracked:
@@ -36,7 +36,7 @@ def track(net: Network, optimizer: Optimizer, scheduler: Any, scaler: Any, avera
         raise OptionError("the optimizer holds none of this network's parameters; make it from `net.parameters()`")
     if average is not None and not isinstance(getattr(average, "module", None), Network):
         raise OptionError("`average` takes an AveragedModel of this network")
-    optimizer.register_step_pre_hook(hold)
+    follow(optimizer)
     return tracked
 
 

@@ -21,7 +21,7 @@ from irgrow.fills import ZERO
 from irgrow.morphism import Chain, Gather, Keep, Morphism, Select, Step, Transfer, predecessor, source_of
 from irgrow.ops import MASK
 from irgrow.transfer import Kind, move
-from irgrow.young import STEPS, YOUNG, is_held, mark
+from irgrow.young import STEPS, YOUNG, adds, is_held, mark
 
 
 class Carry(Enum):
@@ -87,7 +87,7 @@ def carried_state(
             continue
         found[name] = {key: _slot(key, value, old[source], slots, optimizer) for key, value in state.items()}
         step = Step(transfer, morphism.seed, name, tuple(new[name].shape))
-        if held and YOUNG not in found[name]:
+        if held and YOUNG not in found[name] and adds(transfer):
             found[name][YOUNG] = torch.zeros_like(old[source], dtype=torch.int8)
         for key, value in found[name].items():
             if not isinstance(value, Tensor) or value.shape != old[source].shape or key in _SCALARS:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -30,17 +31,36 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from irgrow.axes import NEW
-from irgrow.morphism import Gather, Select, Transfer
+from irgrow.morphism import Chain, Gather, Select, Transfer
 
 YOUNG = "young"
 """The name of the slot: how many steps an entry still is young, zero for old ones."""
 
 STEPS = 100
 
+_FOLLOWED: WeakSet[Optimizer] = WeakSet()
+"""Optimizers that run the hook; two networks may share one, and one network may be handed the same one again."""
+
 
 def is_held(optimizer: Optimizer) -> bool:
     """Return whether young entries have to be held back; steps of the other optimizers are bounded by themselves."""
     return _least(optimizer) is not None
+
+
+def follow(optimizer: Optimizer) -> None:
+    """Hold back what will be young in an optimizer; asking for it again changes nothing."""
+    if optimizer not in _FOLLOWED:
+        _FOLLOWED.add(optimizer)
+        optimizer.register_step_pre_hook(hold)
+
+
+def adds(transfer: Transfer) -> bool:
+    """Return whether a transfer has new entries beside old ones."""
+    if isinstance(transfer, Chain):
+        return any(adds(step.transfer) for step in transfer.steps)
+    if isinstance(transfer, Gather):
+        return bool((transfer.index == NEW).any())
+    return isinstance(transfer, Select) and any(m is not None and bool((m == NEW).any()) for m in transfer.maps)
 
 
 def mark(counts: Tensor, transfer: Transfer) -> Tensor:

@@ -130,6 +130,14 @@ def test_counts_follow_the_maps_and_go():
     assert not any(YOUNG in state for state in opt.state.values())
 
 
+def test_an_optimizer_that_is_handed_over_again_counts_once():
+    net, opt = grown("adam", 5)
+    net.tracked.clear()
+    net.track(opt)
+    feed(net, opt, 6)
+    assert int(opt.state[net.params["a.bias"]][YOUNG].max()) == STEPS - 1
+
+
 def test_pruning_what_has_grown_leaves_no_counts():
     net, opt = grown("adam", 5)
     net.rewrite(PruneUnits("a", (6, 7, 8)))
