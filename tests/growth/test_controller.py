@@ -210,15 +210,25 @@ def test_several_inputs_are_passed_on():
 # refusals ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_refused_site_is_asked_once_and_reported_once():
+def test_a_refused_site_is_reported_once_and_asked_again_when_the_program_is_another():
     spy = Spy(units=1)
     run = Training(only(rule(when=spy, where=Where(("a", "head"))))).run(4)
     assert [r.sites for r in run.receipts if not r.applied] == [("head",)]
-    assert [s[0] for s in spy.seen].count("head") == 1
+    assert [s[0] for s in spy.seen].count("head") == 4, "the program was another one each time"
     assert [s[0] for s in spy.seen].count("a") == run.widths["a"] - 8 == 4
     assert list(run.controller.refused) == ["r: head"]
     assert run.controller.refused["r: head"] == next(r for r in run.receipts if not r.applied).verdict.reason
     assert len(run.net.journal) == 4
+
+
+def test_a_refused_site_is_not_asked_again_while_nothing_changes():
+    spy = Spy(units=1)
+    run = Training(only(rule(when=spy, where=Where(("head",))))).run(4)
+    assert [s[0] for s in spy.seen] == ["head"]
+    run.net.rewrite("grow_units(a, 1)")
+    run.run(3)
+    assert [s[0] for s in spy.seen] == ["head", "head"]
+    assert [r.applied for r in run.receipts] == [False], "told once"
 
 
 def test_each_rule_is_refused_for_itself():
