@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from irgrow.attributes import attributes, textual_name
-from irgrow.growth import BUNDLES, CADENCES
+from irgrow.growth import BUNDLES, CADENCES, RATES
 from irgrow.grammar.program import SHIPPED
 from irgrow.grammar.sugar import COMBINATORS, FUNCTIONS
 from irgrow.ops import OPS, WORDS
@@ -71,6 +71,7 @@ def catalogue() -> str:
         ("Triggers", TRIGGERS),
         ("Cadences", CADENCES),
         ("Bundles", BUNDLES),
+        ("Learning rates per tensor", RATES),
         ("Data", DATA),
         ("Optimizers", OPTIMIZERS),
         ("Schedules", SCHEDULES),
