@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from irgrow.training.data import DATA, Dataset, DataSource
+from irgrow.training.data import SOURCES, Dataset, DataSource
+from irgrow.training.derived import DERIVED
 from irgrow.training.settings import OPTIMIZERS, SCHEDULES, OptimizerSettings, ScheduleSettings, TrainSettings
+
+DATA: tuple[type[DataSource], ...] = SOURCES + DERIVED
 
 __all__ = [
     "DATA",

@@ -71,10 +71,12 @@ class Run:
         compile: Whether to compile every lowered module.
         watcher: Who is told.
         save_every: Steps between checkpoints beside those at the end of each epoch; 0 for none.
+        net: The network to go on from, with the job's graph, such as one that was trained on other data; it is trained
+            in place. A fresh one unless given.
 
     Raises:
         DataError: The data cannot be read or does not fit the network.
-        OptionError: A device or precision is not available, or a rule cannot work.
+        OptionError: A device or precision is not available, a rule cannot work, or `net` is of another graph.
     """
 
     def __init__(
@@ -85,7 +87,10 @@ class Run:
         compile: bool = False,
         watcher: Watcher | None = None,
         save_every: int = 0,
+        net: Network | None = None,
     ) -> None:
+        if net is not None and net.graph != job.graph:
+            raise OptionError(f"the network to go on from, `{net.graph.name}`, is not of the graph of the job")
         self.job, self.folder = job, Path(folder)
         self.device = checked_device(device)
         self.compile, self.watcher, self.save_every = compile, watcher or Watcher(), save_every
@@ -98,8 +103,10 @@ class Run:
         self.epoch_loss, self.epoch_count = 0.0, 0
         self.history: list[dict[str, Any]] = []
         self.started = time.perf_counter()
-        init = None if settings.init == "default" else settings.init
-        self._adopt(build(job.graph, settings.seed, self.dtype, init, self.device))
+        if net is None:
+            init = None if settings.init == "default" else settings.init
+            net = build(job.graph, settings.seed, self.dtype, init)
+        self._adopt(net.to(self.device, self.dtype))
         torch.manual_seed(settings.seed)
 
     def _adopt(self, net: Network) -> None:

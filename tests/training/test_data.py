@@ -107,3 +107,18 @@ def test_too_few_samples_to_split():
 def saved_pair(count, path="pair.npz"):
     np.savez(path, x=np.zeros((count, 3)), y=np.zeros(count, np.int64))
     return path
+
+
+def test_toy_features_have_the_noise_of_the_reading_asked_for():
+    """Ten percent of the sum turns arctan(0.1) / pi = 3.2 % over; of one feature, hardly any."""
+    shares = {}
+    for reading in ("score", "feature"):
+        data = ToyFeatures(8, 64, 20000, noise_of=reading).load(0)
+        x, y = np.concatenate([data.train[0], data.test[0]]), np.concatenate([data.train[1], data.test[1]])
+        score = x.astype(np.float64).sum(1)
+        shares[reading] = (y != (score > score.mean())).mean()
+    assert shares["score"] == pytest.approx(np.arctan(0.1) / np.pi, abs=0.005)
+    assert 0 < shares["feature"] < 0.01
+    data = ToyFeatures(8, 64, 300, noise=0.0).load(0)
+    x, y = np.concatenate([data.train[0], data.test[0]]), np.concatenate([data.train[1], data.test[1]])
+    assert ((x.astype(np.float64).sum(1) > x.astype(np.float64).sum(1).mean()) == y).mean() > 0.99

@@ -10,7 +10,7 @@ import pytest
 from datasets import RNG, message_of, rows, same
 
 from irgrow.errors import DataError
-from irgrow.training.data import DATA, Cifar, Mnist, Npz, read_cifar, read_idx
+from irgrow.training.data import SOURCES, Cifar, Mnist, Npz, read_cifar, read_idx
 
 pytestmark = pytest.mark.usefixtures("inside")
 
@@ -334,4 +334,4 @@ def test_missing_cifar_files_are_named(tmp_path):
 
 
 def test_every_source_was_tested_here():
-    assert {s.__name__ for s in DATA} == {"Digits", "Spirals", "ToyFeatures", "Npz", "Mnist", "Cifar"}
+    assert {s.__name__ for s in SOURCES} == {"Digits", "Spirals", "ToyFeatures", "Npz", "Mnist", "Cifar"}

@@ -7,8 +7,9 @@ import torch
 
 from irgrow.errors import OptionError, ProgramError
 from irgrow.grammar import parse_program
-from irgrow.training import OPTIMIZERS, SCHEDULES, TrainSettings
-from irgrow.training.data import DATA, Cifar, Digits, Mnist, Npz, Spirals, ToyFeatures
+from irgrow.training import DATA, OPTIMIZERS, SCHEDULES, TrainSettings
+from irgrow.training.data import Cifar, Digits, Mnist, Npz, Spirals, ToyFeatures
+from irgrow.training.derived import HeldOut, Only, Shifted
 from irgrow.training.settings import Adam, AdamW, Cosine, RmsProp, Sgd, StepDecay, loss_function
 
 NET = "net n(x: [4]) { return x |> h: dense(3) |> relu |> dense(1) }\n"
@@ -100,6 +101,10 @@ SETTINGS = [
             Npz("back\\slash.npz"),
             Mnist("~/mnist"),
             Cifar("cifar", 100),
+            ToyFeatures(3, noise=0.0, noise_of="feature"),
+            Only(Digits(), (5, 6)),
+            Shifted(Only(Digits(16), (3, 1, 4)), -12.5, invert=False, noise=0.0),
+            HeldOut(Mnist("~/mnist"), 0.5),
         )
     ],
     *[TrainSettings(precision=p) for p in ("float32", "float64", "bf16")],
