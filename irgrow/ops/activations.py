@@ -17,7 +17,7 @@ from irgrow.attributes import real, word
 from irgrow.ops.base import Array, Coupling, Evaluation, Facts, Lowering, Op
 
 if TYPE_CHECKING:
-    from torch import fx
+    from torch import fx, nn
 
 REAL = (-inf, inf)
 NON_NEGATIVE = (0.0, inf)
@@ -29,7 +29,7 @@ class Activation:
 
     Args:
         define: The definition on arrays.
-        module: Name of the module in `torch.nn`, with its keyword arguments.
+        module: Name of the module in `torch.nn`, or else in `irgrow.ops.leaves`, with its keyword arguments.
         facts: What the prover may use.
     """
 
@@ -37,6 +37,16 @@ class Activation:
     module: str
     facts: Facts
     options: tuple[tuple[str, object], ...] = ()
+
+    def layer(self) -> nn.Module:
+        """Return a torch module of it."""
+        from torch import nn
+
+        from irgrow.ops import leaves
+
+        made = getattr(nn, self.module, None) or getattr(leaves, self.module)
+        found: nn.Module = made(**dict(self.options))
+        return found
 
 
 def _sigmoid(x: Array) -> Array:
@@ -74,6 +84,11 @@ ACTIVATIONS: dict[str, Activation] = {
             odd_slope=1.0,
             monotone=True,
         ),
+    ),
+    "right_relu": Activation(  # the slope at zero is that from the right: units that are zero can learn
+        lambda x: np.maximum(x, 0.0),
+        "RightReLU",
+        Facts(fixed_on=NON_NEGATIVE, image=NON_NEGATIVE, homogeneous=True, odd_slope=1.0, monotone=True),
     ),
     "relu6": Activation(
         _relu6, "ReLU6", Facts(slope_at_zero=0.0, fixed_on=(0.0, 6.0), image=(0.0, 6.0), monotone=True)
@@ -131,10 +146,7 @@ class Activate(Op):
         return ACTIVATIONS[self.function].define(inputs[0])
 
     def lower(self, b: Lowering, *inputs: fx.Node) -> fx.Node:
-        from torch import nn
-
-        entry = ACTIVATIONS[self.function]
-        return b.module(lambda: getattr(nn, entry.module)(**dict(entry.options)), *inputs)
+        return b.module(ACTIVATIONS[self.function].layer, *inputs)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,14 @@ def spread(values: Tensor, before: int, after: int) -> Tensor:
     return values.reshape(values.shape[0], *(1,) * before, -1, *(1,) * after)
 
 
+class RightReLU(nn.Module):
+    """The positive part, with gradient 1 at zero (Evci et al. 2022, GradMax, 4); that of `nn.ReLU` is 0 there."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the positive part."""
+        return x.clamp(min=0)
+
+
 class Part(nn.Module):
     """Take `length` entries from `start` on along `dim`."""
 
