@@ -15,15 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from irgrow.axes import NEW, Atom, IndexMap, atoms
-from irgrow.backends.reference import as_array
-from irgrow.edits import Impossible
+from irgrow.axes import NEW, IndexMap
 from irgrow.fills import Fill, Given, XavierUniform
 from irgrow.graph import Graph
-from irgrow.ops import Coupling, flag, integer, real, word
+from irgrow.ops import flag, integer, real, word
 from irgrow.passes.analyses import novelty
-from irgrow.passes.analyses.candidates import candidate_activity, flat_units, receptive_fields
-from irgrow.passes.analyses.places import makers, measured
+from irgrow.passes.analyses.candidates import bench, layer_of, recorded_at
 from irgrow.passes.initializers.base import Initializer, Newborns
 
 Array = NDArray[np.float64]
@@ -51,57 +48,26 @@ class NorthSelect(Initializer):
         return XavierUniform(match=True)
 
     def needs(self, graph: Graph, edits: Mapping[str, IndexMap]) -> tuple[str, ...]:
-        found = []
-        for atom in edits:
-            maker = _first_layer(graph, atom)
-            if maker is not None:
-                found += [graph[maker].inputs[0], measured(graph, maker)]
-        return tuple(found)
+        return recorded_at(graph, edits)
 
     def chosen(self, newborns: Newborns) -> dict[str, Fill]:
         fills: dict[str, Fill] = {}
+        graph = newborns.graph
         for atom, m in newborns.edits.items():
-            count = int((m == NEW).sum())
-            maker = _first_layer(newborns.graph, atom)
-            if maker is None:
-                raise Impossible(f"north_select needs a dense layer or convolution that makes `{atom}`")
-            if newborns.graph.signatures[maker].axes["units"] != Atom(atom):
-                raise Impossible(f"north_select needs `{atom}` to be all the units of `{maker}`")
-            if any(a.name in newborns.edits for a in atoms(newborns.graph.specs[maker][0].dims[1])):
-                raise Impossible(f"`{maker}` makes units of `{atom}` and reads them; north_select knows no new fan-in")
-            fills[newborns.graph.param_name(maker, "weight")] = Given(self._select(newborns, maker, count))
+            maker = layer_of(graph, newborns.edits, atom, "north_select")
+            fills[graph.param_name(maker, "weight")] = Given(self.select(newborns, maker, int((m == NEW).sum())))
         return fills
 
-    def _select(self, newborns: Newborns, maker: str, count: int) -> Array:
-        """Return the fan-in of the chosen units, shape (count, fan_in, ...)."""
+    def select(self, newborns: Newborns, maker: str, count: int) -> Array:
+        """Return the fan-in of the chosen units, shape (count, fan_in, ...).
+
+        Raises:
+            Impossible: Something is missing or not finite.
+        """
         graph, context = newborns.graph, newborns.context
-        recorded = context.statistics
-        for name in self.needs(graph, newborns.edits):
-            if name not in recorded:
-                raise Impossible(f"north_select needs the values of `{name}` on a batch, none were recorded")
-        if context.params is None:
-            raise Impossible("north_select needs the parameters of the network")
-        weight = as_array(context.params[graph.param_name(maker, "weight")])
-        convolution = weight.ndim > 2
-        pool = (self.candidates or (100 if convolution else 1000)) + count
+        tried = bench(graph, maker, context.params, context.statistics, self.samples, "north_select")
+        pool = (self.candidates or (100 if tried.weight.ndim > 2 else 1000)) + count
         rng = context.generator("north_select", maker)
-        drawn = novelty.matched(XavierUniform().draw((pool, *weight.shape[1:]), rng), weight)
-        fields = receptive_fields(graph, maker, recorded[graph[maker].inputs[0]])
-        existing = flat_units(graph, measured(graph, maker), recorded[measured(graph, maker)])
-        if fields.shape[1] != existing.shape[1]:
-            raise Impossible(f"the activity of `{maker}` and of its units stand at different positions")
-        kept = np.linspace(0, fields.shape[1] - 1, min(self.samples, fields.shape[1])).astype(np.int64)
-        activity = candidate_activity(graph, maker, drawn.reshape(pool, -1) @ fields[:, kept])
-        existing = existing[:, kept]
-        if not (np.isfinite(activity).all() and np.isfinite(existing).all()):
-            raise Impossible(f"the activity of `{maker}` is not finite")
-        scale = 1.0 / np.sqrt(len(kept))
-        chosen = novelty.most_novel(
-            existing * scale, activity * scale, count, self.score == "rank", self.greedy, self.epsilon
-        )
-        return drawn[chosen]
-
-
-def _first_layer(graph: Graph, atom: str) -> str | None:
-    """Return the first dense layer or convolution that makes an axis; of a residual group, the first to write to it."""
-    return next((m for m in makers(graph, atom) if graph[m].op.coupling is Coupling.MIXING), None)
+        drawn = novelty.matched(XavierUniform().draw((pool, *tried.weight.shape[1:]), rng), tried.weight)
+        best = tried.best(tried.activity(drawn), count, self.score == "rank", self.greedy, self.epsilon)
+        return drawn[best]
