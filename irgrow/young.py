@@ -102,33 +102,31 @@ def _hold(optimizer: Optimizer) -> None:
             state = optimizer.state.get(p, {})
             if least is None or YOUNG not in state or p.grad is None:
                 continue
-            young, gradient = state[YOUNG], _gradient(optimizer, group, p)
-            moments, decay = _moments(state, group)
-            needed = (least(state, group, gradient) - (1 - decay) * gradient.square()) / decay
-            raised = (young > 0) & (needed > moments) & needed.isfinite()
-            moments.copy_(torch.where(raised, needed, moments))
-            young.sub_(1).clamp_(min=0)
-            if not young.any():
+            index: Any = state[YOUNG].nonzero(as_tuple=True) if p.dim() else ...
+            part = {k: v[index] if isinstance(v, Tensor) and v.dim() else v for k, v in state.items()}
+            gradient = _gradient(optimizer, group, p, index)
+            slot, decay = ("exp_avg_sq", group["betas"][1]) if "betas" in group else ("square_avg", group["alpha"])
+            needed = (least(part, group, gradient) - (1 - decay) * gradient.square()) / decay
+            raised = (needed > part[slot]) & needed.isfinite()
+            state[slot][index] = torch.where(raised, needed, part[slot])
+            left = part[YOUNG] - 1
+            state[YOUNG][index] = left
+            if not left.any():
                 del state[YOUNG]
 
 
-def _gradient(optimizer: Optimizer, group: Mapping[str, Any], p: Tensor) -> Tensor:
-    """Return the gradient as the step about to be taken sees it."""
-    gradient = p.grad
-    assert gradient is not None
+def _gradient(optimizer: Optimizer, group: Mapping[str, Any], p: Tensor, index: Any) -> Tensor:
+    """Return the gradients at some entries as the step about to be taken sees them."""
+    assert p.grad is not None
+    gradient = p.grad[index]
     scale = getattr(optimizer, "grad_scale", None)  # a scaler leaves the gradients of a fused step as they are
     if scale is not None:
         gradient = gradient / scale
     if group.get("maximize"):
         gradient = -gradient
     if group["weight_decay"] and not group.get("decoupled_weight_decay", False):
-        gradient = gradient + group["weight_decay"] * p
+        gradient = gradient + group["weight_decay"] * p[index]
     return gradient
-
-
-def _moments(state: Mapping[str, Any], group: Mapping[str, Any]) -> tuple[Tensor, float]:
-    """Return the second moments and what is left of them after a step."""
-    return (state["exp_avg_sq"], group["betas"][1]) if "betas" in group else (state["square_avg"], group["alpha"])
 
 
 # the least second moment after a step that makes the step no longer than a learning rate ----------------------------

@@ -158,6 +158,36 @@ def test_optimizers_without_need_have_no_counts(make):
     assert not any(YOUNG in state for state in opt.state.values())
 
 
+@pytest.mark.parametrize("make", [optim.Adam, optim.RMSprop])
+def test_filters_in_channels_last_order(make):
+    text = "net n(x: [2, 4, 4]) { return x |> a: conv(4, kernel = 3) |> relu |> b: conv(3, kernel = 1) }"
+    net = build(text, seed=2, dtype=torch.float64).to(memory_format=torch.channels_last)
+    opt = make(net.parameters(), lr=1e-3)
+    net.track(opt)
+    for i in range(20):
+        feed(net, opt, i)
+    assert net.rewrite(GrowUnits("a", 2)).applied
+    assert (
+        fastest(net, opt, lambda i: feed(net, opt, 1000 + i, wild=True), names={"a.weight": (slice(4, None),)}) < 1.001
+    )
+    assert not any(YOUNG in state for state in opt.state.values())
+
+
+@pytest.mark.parametrize("value", [0.5, -3.0])
+def test_a_parameter_without_dimensions_is_held_as_any_other(value):
+    p = torch.nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+    opt = optim.RMSprop([p], lr=1e-2)
+    p.grad = torch.tensor(value, dtype=torch.float64)
+    zero = torch.zeros((), dtype=torch.float64)
+    opt.state[p] = {"step": torch.tensor(7.0), "square_avg": zero, YOUNG: torch.tensor(2, dtype=torch.int8)}
+    for left in (1, 0):
+        was = float(p.detach())
+        young.hold(opt, (opt,), {})
+        opt.step()
+        assert abs(float(p.detach()) - was) == pytest.approx(1e-2, rel=1e-6)
+        assert int(opt.state[p].get(YOUNG, 0)) == left
+
+
 # ways to take a step -------------------------------------------------------------------------------------------------
 
 
