@@ -7,6 +7,7 @@ from irgrow.passes.deployment import Deployed, deploy
 from irgrow.passes.explaining import Remarks, remarks
 from irgrow.passes.initializers.base import Initializer
 from irgrow.passes.initializers.given import GivenUnits
+from irgrow.passes.initializers.gradmax import GradMax
 from irgrow.passes.initializers.north_select import NorthSelect
 from irgrow.passes.initializers.random import Random
 from irgrow.passes.manager import Pipeline, run
@@ -43,16 +44,21 @@ from irgrow.passes.saliency.taylor import Taylor
 from irgrow.passes.saliency.variance import Variance
 from irgrow.passes.trace import Trace, TraceStep
 from irgrow.passes.triggers.base import Memory, Trigger, View
+from irgrow.passes.triggers.dyno_grow import DynoGrow
+from irgrow.passes.triggers.dyno_prune import DynoPrune
 from irgrow.passes.triggers.effective_dimension import EffectiveDimension
+from irgrow.passes.triggers.gradient_rank import GradientRank
+from irgrow.passes.triggers.orthogonality_gap import OrthogonalityGap
 from irgrow.passes.triggers.plateau import Plateau
 from irgrow.passes.triggers.schedule import Schedule
+from irgrow.passes.triggers.weight_rank import WeightRank
 
 PASSES: tuple[type[Pass], ...] = (GrowUnits, SplitUnits, DuplicateUnits, PruneUnits, PruneGlobally, InsertLayer)
 PASSES += (FoldBatchNorm, FuseLinear, FoldScale, BakeMask, Simplify)
 PASSES += (GrowEdges, PruneEdges, RewireEdges)
 PASSES += (RemoveLayer, AddConnection, RemoveConnection)
 PASSES += (RemoveDeadUnits, MergeUnits)
-INITIALIZERS: tuple[type[Initializer], ...] = (Random, NorthSelect)
+INITIALIZERS: tuple[type[Initializer], ...] = (Random, NorthSelect, GradMax)
 SALIENCIES: tuple[type[Saliency], ...] = (
     Magnitude,
     Taylor,
@@ -64,7 +70,8 @@ SALIENCIES: tuple[type[Saliency], ...] = (
     NormGain,
     RandomSaliency,
 )
-TRIGGERS: tuple[type[Trigger], ...] = (EffectiveDimension, Plateau, Schedule)
+TRIGGERS: tuple[type[Trigger], ...] = (EffectiveDimension, OrthogonalityGap, WeightRank, GradientRank)
+TRIGGERS += (DynoPrune, DynoGrow, Plateau, Schedule)
 
 __all__ = [
     "AddConnection",
@@ -92,6 +99,7 @@ __all__ = [
     "FuseLinear",
     "GrowEdges",
     "GivenUnits",
+    "GradMax",
     "GrowUnits",
     "Initializer",
     "INITIALIZERS",
@@ -119,7 +127,12 @@ __all__ = [
     "RewireEdges",
     "Simplify",
     "SplitUnits",
+    "DynoGrow",
+    "DynoPrune",
     "EffectiveDimension",
+    "GradientRank",
+    "OrthogonalityGap",
+    "WeightRank",
     "Memory",
     "Plateau",
     "Schedule",

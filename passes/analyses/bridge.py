@@ -18,7 +18,7 @@ one. On a residual stream the rows of all that read it are put under one another
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -26,11 +26,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from irgrow.axes import Atom, atoms, positions
+from irgrow.axes import NEW, Atom, atoms, positions
 from irgrow.edits import Impossible
 from irgrow.graph import Graph, remembered
 from irgrow.ops import Conv, Dense
 from irgrow.ops.conv import per_dim, taps
+from irgrow.passes.analyses.entries import effective
 from irgrow.passes.analyses.places import makers
 from irgrow.passes.analyses.routes import Route, Walk, plain
 
@@ -117,6 +118,7 @@ def auxiliary(
     signals: Mapping[str, Any] | None,
     borders: str = "exact",
     sloped: bool = False,
+    across: Bridge | None = None,
 ) -> Auxiliary:
     """Return the auxiliary gradient of a leaf axis, in the precision of what was recorded, float32 at least.
 
@@ -127,13 +129,14 @@ def auxiliary(
         signals: Gradient of the loss by the values of those nodes.
         borders: `exact`, or `kernel` as printed.
         sloped: Whether to count the slopes at zero on the way, so that the matrix times a fan-out is the gradient.
+        across: The bridge, if it is not that of the graph: its routes may count fewer outputs, if the signals do.
 
     Raises:
         Impossible: There is no bridge, something was not recorded, or a number is not finite.
     """
     import torch
 
-    found = bridge(graph, axis, sloped)
+    found = across or bridge(graph, axis, sloped)
     x = _recorded(graph, graph[found.maker].inputs[0], values, "the values")
     heard = {route.node: _recorded(graph, route.node, signals, "the gradient by the values") for route in found.routes}
     dtype = torch.promote_types(x.dtype, torch.float32)
@@ -174,6 +177,20 @@ def new_columns(graph: Graph, axis: str, weight: str, fan_outs: Array) -> Array:
     return np.stack(found, 1)
 
 
+def fan_out_norm(graph: Graph, axis: str, readers: Iterable[str], params: Mapping[str, Any]) -> float:
+    """Return the mean norm of the fan-outs of the units of an axis, over all the weights that read them.
+
+    It is 1 if they are all zero, so that it can be scaled to.
+    """
+    total = np.zeros(graph.widths[axis])
+    for weight in readers:
+        value = effective(params, weight)
+        (unit_at,) = positions(graph.params[weight].spec.dims[1], graph.widths)[axis]
+        squares = (value**2).sum(tuple(d for d in range(value.ndim) if d != 1))
+        total += np.bincount(unit_at[unit_at != NEW], squares[unit_at != NEW], minlength=len(total))
+    return float(np.sqrt(total).mean()) or 1.0
+
+
 def _home(x: Tensor) -> Any:
     """Return where sums in float64 can be kept."""
     return "cpu" if x.device.type == "mps" else x.device
@@ -198,8 +215,7 @@ def _matrices(graph: Graph, found: Bridge, axis: str, x: Tensor, signals: Mappin
     printed = {r.node for r in found.routes if borders == "kernel" and _two_kernels(graph, found.maker, r)}
     for route in found.routes:
         if route.node in printed:
-            assert route.factor is not None
-            yield route, route.factor * _by_kernel(graph, found.maker, route, x, signals[route.node])
+            yield route, route.slope * _by_kernel(graph, found.maker, route, x, signals[route.node])
     if len(printed) == len(found.routes):
         return
     walk = Walk(graph, axis, found.maker, found.sloped, _unfolded(graph, found.maker, x))
@@ -210,7 +226,7 @@ def _matrices(graph: Graph, found: Bridge, axis: str, x: Tensor, signals: Mappin
 
 def _two_kernels(graph: Graph, maker: str, route: Route) -> bool:
     both = isinstance(graph[maker].op, Conv) and isinstance(graph[route.node].op, Conv)
-    return both and route.factor is not None
+    return both and route.direct
 
 
 # both forms ----------------------------------------------------------------------------------------------------------

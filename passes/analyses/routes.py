@@ -28,13 +28,15 @@ class Route:
         node: The layer.
         weight: Full name of its weight.
         shape: Shape of the fan-out entries of one unit: outputs, then kernel taps or the positions of a flatten.
-        factor: Product of the slopes at zero on the way, summed over the ways; only if nothing else happens on them.
+        slope: Product of the slopes at zero on the way, summed over the ways.
+        direct: Whether nothing else is done to the units on the way.
     """
 
     node: str
     weight: str
     shape: tuple[int, ...]
-    factor: float | None
+    slope: float
+    direct: bool
 
 
 def plain(graph: Graph, node: str) -> bool:
@@ -58,15 +60,16 @@ class Walk:
         self.routes: list[Route] = []
         self.read: dict[str, Tensor] = {}
         self._values: dict[str, Tensor | None] = {maker: entries}
-        self._factors: dict[str, float | None] = {maker: 1.0}
+        self._slopes = {maker: 1.0}
+        self._direct = {maker: True}
         self._flat: dict[str, int] = {}
         for node in graph:
-            if node.name != maker and any(i in self._factors for i in node.inputs):
+            if node.name != maker and any(i in self._slopes for i in node.inputs):
                 self._pass(node)
 
     def _pass(self, node: Node) -> None:
-        known = [i for i in node.inputs if i in self._factors]
-        value, factor = self._values[known[0]], self._factors[known[0]]
+        known = [i for i in node.inputs if i in self._slopes]
+        value, slope, direct = self._values[known[0]], self._slopes[known[0]], all(self._direct[i] for i in known)
         if known[0] in self._flat:
             self._flat[node.name] = self._flat[known[0]]
         match node.op:
@@ -75,27 +78,26 @@ class Walk:
                 self._reader(node, known[0])
                 return
             case _ if node.op.coupling is Coupling.SUM:
-                parts = [self._factors[i] for i in known]
-                factor = None if any(p is None for p in parts) else sum(p for p in parts if p is not None)
+                slope = sum(self._slopes[i] for i in known)
                 summed = [v for i in known if (v := self._values[i]) is not None]
                 value = summed[0] if summed else None
                 for other in summed[1:]:
                     value = value + other if value is not None else other
             case MaxPool() | AvgPool():
-                value, factor = self._pooled(node, value), None
+                value, direct = self._pooled(node, value), False
             case Flatten() | Pad() | Transpose():
-                value, factor = self._moved(node, known[0], value), None
+                value, direct = self._moved(node, known[0], value), False
             case Concat() if len(known) == 1 and self._along_units(node):
                 pass
             case _ if node.op.coupling is Coupling.STATISTICS and node.op.kind != "softmax":
                 pass
             case _ if node.op.coupling is Coupling.PER_UNIT and self._by_itself(node):
-                slope = node.op.facts.slope_at_zero if self.sloped else 1.0
-                factor = None if factor is None else factor * slope
-                value = value if value is None or slope == 1.0 else value * slope
+                own = node.op.facts.slope_at_zero if self.sloped else 1.0
+                slope = slope * own
+                value = value if value is None or own == 1.0 else value * own
             case _:
                 raise Impossible(f"units of `{self.axis}` pass through `{node.name}`; there is no bridge around it")
-        self._values[node.name], self._factors[node.name] = value, factor
+        self._values[node.name], self._slopes[node.name], self._direct[node.name] = value, slope, direct
 
     def _by_itself(self, node: Node) -> bool:
         """Whether a per-unit op does to a unit what it does to any other: it has no filters, only gains and shifts."""
@@ -120,7 +122,7 @@ class Walk:
             raise Impossible(f"`{weight.name}` makes and reads units of `{self.axis}`")
         places = (self._flat[source],) if source in self._flat else graph.param_shape(weight.name)[2:]
         shape = (graph.param_shape(weight.name)[0], *places)
-        self.routes.append(Route(node.name, weight.name, shape, self._factors[source]))
+        self.routes.append(Route(node.name, weight.name, shape, self._slopes[source], self._direct[source]))
         value = self._values[source]
         if value is not None:
             self.read[node.name] = value
@@ -162,3 +164,9 @@ class Walk:
             return F.pad(value, [p for size in reversed(sizes) for p in (size, size)])
         assert isinstance(op, Transpose)
         return value.permute(0, *(i + 1 for i in op._order(value.dim() - 1)))
+
+
+def flat_at_zero(graph: Graph, axis: str) -> str | None:
+    """Return the first function with slope zero at zero that units of an axis pass through, or `None`."""
+    passed = (n for n in graph if n.op.coupling is Coupling.PER_UNIT and Atom(axis) in atoms(graph.types[n.name].units))
+    return next((n.name for n in passed if n.op.facts.slope_at_zero == 0.0), None)

@@ -160,7 +160,7 @@ STREAM = (
 def test_all_that_read_a_stream_are_stacked():
     a = check_against_autograd(STREAM)
     assert a.parts == {"a.weight": (3,), "c.weight": (4,), "y.weight": (2,)}
-    assert [r.factor for r in bridge(parse(STREAM), "h", True).routes] == [1.0, 0.5, 1.0]
+    assert [r.slope for r in bridge(parse(STREAM), "h", True).routes] == [1.0, 0.5, 1.0]
 
 
 def test_a_tied_reader_adds_what_its_uses_receive():

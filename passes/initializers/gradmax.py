@@ -1,0 +1,114 @@
+"""GradMax: new units are zero and are read so that the gradient of their fan-in is as large as it can be.
+
+A unit with zero fan-in and fan-out v changes nothing and receives the gradient f'(0) v^T A, where A is the auxiliary
+gradient (fan-out entries, fan-in entries). Of k orthonormal fan-outs the first k left singular vectors of A give the
+largest, of squared norm f'(0)^2 (s1^2 + ... + sk^2); they are scaled to the mean norm of the fan-outs there are (Evci
+et al. 2022; Maile 2023, 6.2.3). If only the sum of squares of all fan-outs is bounded, the best are k copies of the
+first vector (`constraint = frobenius`): twice the gradient, but copies stay copies until something parts them.
+
+The slope at zero must not be zero; ReLU's is, `right_relu` has the same values and slope 1. There are no more useful
+directions than the rank of A, which is at most the number of fan-out entries and of samples times positions: asked for
+more it refuses. It needs a batch and a loss. Exact in both modes where f(0) = 0.
+
+Source: Evci et al. (2022), GradMax; Maile (2023), 6.2.3. Where the paper adds the singular values, the squared norm
+adds their squares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from irgrow.axes import NEW, IndexMap
+from irgrow.edits import Impossible
+from irgrow.fills import ZERO, Fill, Given
+from irgrow.graph import Graph
+from irgrow.ops import word
+from irgrow.passes.analyses.bridge import auxiliary, bridge, fan_out_norm, needed, new_columns
+from irgrow.passes.analyses.routes import flat_at_zero
+from irgrow.passes.initializers.base import Initializer, Newborns
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class GradMax(Initializer):
+    """Start new units at zero, read so that their fan-in receives the largest gradient.
+
+    Args:
+        borders: Whether the gradient of a convolution is that of the new unit (`exact`) or that of the printed bridge
+            kernel (`kernel`), which also sees what lies beyond the border and knows no strides in between.
+        constraint: Whether fan-outs are `orthonormal`, or of bounded norm together (`frobenius`).
+
+    >>> str(GradMax("kernel"))
+    'gradmax(kernel)'
+    """
+
+    textual: ClassVar[str] = "gradmax"
+    zero: ClassVar[str | None] = "fan_in"
+    wants_gradients: ClassVar[bool] = True
+
+    borders: str = word("exact", "kernel", default="exact")
+    constraint: str = word("orthonormal", "frobenius", default="orthonormal")
+
+    def default(self) -> Fill:
+        return ZERO
+
+    def needs(self, graph: Graph, edits: Mapping[str, IndexMap]) -> tuple[str, ...]:
+        return tuple(name for atom in edits for name in needed(graph, atom))
+
+    def given(self, newborns: Newborns) -> dict[str, Fill]:
+        found: dict[str, Fill] = {}
+        for atom, m in newborns.edits.items():
+            found |= self._read(newborns, atom, int((m == NEW).sum()))
+        return found
+
+    def _read(self, newborns: Newborns, axis: str, count: int) -> dict[str, Fill]:
+        """Return the new columns of every weight that reads an axis."""
+        graph, context = newborns.graph, newborns.context
+        routes = bridge(graph, axis, True).routes
+        if (flat := flat_at_zero(graph, axis)) is not None and all(r.slope == 0.0 for r in routes):
+            raise Impossible(
+                f"the slope of `{flat}` at zero is zero, so units with zero fan-in would never receive a gradient; "
+                "`right_relu` computes the same as `relu` and has slope 1 there"
+            )
+        if context.params is None:
+            raise Impossible("gradmax needs the parameters of the network")
+        a = auxiliary(graph, axis, context.statistics, context.signals, self.borders, sloped=True)
+        vectors = self._directions(a.matrix, count, newborns.notes)
+        vectors *= fan_out_norm(graph, axis, tuple(a.parts), context.params)
+        cuts = np.cumsum([int(np.prod(shape)) for shape in a.parts.values()])[:-1]
+        parts = np.split(vectors, cuts, axis=1)
+        return {w: Given(new_columns(graph, axis, w, part)) for w, part in zip(a.parts, parts, strict=True)}
+
+    def _directions(self, matrix: Tensor, count: int, notes: list[str]) -> Array:
+        """Return the fan-outs, rows of norm one, shape (count, fan-out entries); the first may be the same."""
+        import torch
+
+        left, values = (t.cpu().numpy() for t in torch.linalg.svd(matrix, full_matrices=False)[:2])
+        rank = int((values > values.max(initial=0.0) * max(matrix.shape) * np.finfo(np.float32).eps).sum())
+        if rank == 0:
+            raise Impossible("the auxiliary gradient is zero on this batch: no fan-out gives new units a gradient")
+        if self.constraint == "frobenius":
+            if count > 1:
+                notes.append(f"gradmax: {count} copies of one fan-out; they receive the same gradient until parted")
+            return np.tile(_signed(left[:, :1]).T, (count, 1))
+        if count > rank:
+            raise Impossible(
+                f"the auxiliary gradient has rank {rank} on this batch, so gradmax gives at most {rank} units a "
+                f"gradient, asked for {count}"
+            )
+        return _signed(left[:, :count]).T
+
+
+def _signed(vectors: Array) -> Array:
+    """Return columns whose largest entry is positive, so that one matrix gives one result everywhere."""
+    largest = np.abs(vectors).argmax(0)
+    return vectors * np.sign(vectors[largest, np.arange(vectors.shape[1])])
