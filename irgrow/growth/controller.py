@@ -13,7 +13,7 @@ come from the forward passes that train, through hooks on the leaf modules; no p
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from math import isfinite
@@ -74,19 +74,17 @@ class Controller:
         for hook in self._hooks:
             hook.remove()
         graph = self.net.graph
+        leaves: dict[str, nn.Module] = self.net.module.meta["leaves"]
         wanted: dict[str, Watch] = {}
         for rule in self.program.rules:
             for site in rule.sites(graph):
                 for watch in rule.when.watches(graph, site):
+                    _recordable(watch, graph, leaves, f"`{rule.name}` at `{site}`")
                     known = wanted.setdefault(watch.key, watch)
                     wanted[watch.key] = watch if watch.samples > known.samples else known
-        leaves: dict[str, nn.Module] = self.net.module.meta["leaves"]
         edited = self._edited()
         kept: dict[str, Record] = {}
         for key, watch in wanted.items():
-            for node in watch.nodes(graph):
-                if node not in leaves:
-                    raise OptionError(f"nothing can be recorded at `{node}`: it has no module of its own")
             record = self.recorded.get(key)
             same = record is not None and self._watches.get(key) == watch and record.fits(graph)
             same = same and edited is not None and edited.isdisjoint(watch.units(graph))
@@ -189,7 +187,16 @@ class Controller:
 
         Raises:
             DataError: The loss is not finite.
+            OptionError: A trigger cannot say anything about a site, or what was recorded of it is not finite.
         """
+        try:
+            return self._step(batch, loss, criterion)
+        finally:
+            for record in self.recorded.values():
+                record.settle()
+
+    def _step(self, batch: Any, loss: Tensor | float | None, criterion: Callable[..., Tensor] | None) -> list[Receipt]:
+        """Count a step and ask the rules that are due."""
         self.count += 1
         value = None if loss is None else float(loss.detach() if isinstance(loss, Tensor) else loss)
         if value is not None and not isfinite(value):
@@ -211,8 +218,6 @@ class Controller:
             if rule.every.due(moment, cadence):
                 for site in sites:
                     receipts.extend(self._ask(rule, site, batch, value, criterion))
-        for record in self.recorded.values():
-            record.settle()
         return receipts
 
     def _view(self, loss: float | None) -> View:
@@ -294,6 +299,13 @@ class Controller:
         places = sorted(tuple(map(int, k.split("/")[1:])) for k in tensors if k.startswith(f"{RECENT}/"))
         for i in range(1 + max((i for i, _ in places), default=-1)):
             self.recent.append(tuple(tensors[f"{RECENT}/{i}/{j}"] for n, j in places if n == i))
+
+
+def _recordable(watch: Watch, graph: Graph, leaves: Mapping[str, nn.Module], who: str) -> None:
+    """Raise `OptionError` if a node that is to be recorded computes nothing that can be hooked."""
+    for node in watch.nodes(graph):
+        if node not in leaves:
+            raise OptionError(f"nothing can be recorded at `{node}`: it has no module of its own; {who} asks for it")
 
 
 def following(graph: Graph, edited: set[str]) -> set[str]:

@@ -32,4 +32,5 @@ class Activity(Watch):
     def record(self, graph: Graph) -> Record:
         from irgrow.passes.analyses.spectrum import Gram
 
-        return Gram(graph.types[self.node].features, self.samples, self.node)
+        value = graph.types[self.node]
+        return Gram(value.features, self.samples, self.node, graph.size(value.units))

@@ -45,6 +45,14 @@ class Record:
     def clear(self) -> None:
         """Forget everything."""
 
+    def reduced(self, group: Any = None) -> Record:
+        """Return what all processes of a group recorded, summed; every one of them must call it for the same watch.
+
+        Args:
+            group: A process group of `torch.distributed`; all of them if there is none.
+        """
+        raise NotImplementedError
+
     def state(self) -> dict[str, Tensor]:
         """Return what it holds as tensors."""
         return {}

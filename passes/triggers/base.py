@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import floor
 from typing import Any
 
 from irgrow.attributes import call_text
@@ -66,3 +67,64 @@ class Trigger:
             OptionError: The trigger cannot say anything about this site, ever.
         """
         raise NotImplementedError
+
+
+BASELINES = ("initial", "maximum", "last")
+"""What a measurement is compared with: the first, the running maximum, or that after the last change."""
+
+
+@dataclass(frozen=True)
+class Relative(Trigger):
+    """Base of triggers that want as many units as a count exceeds its baseline share of the width.
+
+    T = max(0, count - floor(gamma phi_0 M)), phi_0 the baseline of the measured share phi of the M units (Maile 2023,
+    eq. 28, 31; the printed min(0, .) gives nothing to add, and the printed floor of the difference stops layers
+    narrower than 34 for ever). The running maximum takes in what is measured now (eq. 35).
+
+    Subclasses have the options `gamma` and `baseline`.
+    """
+
+    @property
+    def gamma(self) -> float:
+        """Share of the baseline that must be exceeded."""
+        raise NotImplementedError
+
+    @property
+    def baseline(self) -> str:
+        """One of `BASELINES`."""
+        raise NotImplementedError
+
+    @property
+    def fresh(self) -> bool:
+        return self.baseline == "last"
+
+    def measure(self, view: View, site: str) -> tuple[float, int, int] | None:
+        """Return phi, the count and the width now; `None` as long as there is too little to go by."""
+        raise NotImplementedError
+
+    def settle(self, view: View, site: str, memory: Memory) -> None:
+        memory.pop("phi", None)
+        self._look(view, site, memory)
+
+    def _look(self, view: View, site: str, memory: Memory) -> bool:
+        """Put count, width and baseline into the memory; return whether there was something to go by."""
+        found = self.measure(view, site)
+        if found is None:
+            return False
+        phi, count, width = found
+        if self.baseline == "last" and memory.get("width", width) != width:
+            memory.pop("phi", None)  # changed by somebody else
+        memory["width"], memory["count"] = width, count
+        memory.setdefault("phi", phi)
+        if self.baseline == "maximum":
+            memory["phi"] = max(memory["phi"], phi)
+        return True
+
+    def wanted(self, view: View, site: str, memory: Memory) -> int:
+        if not self._look(view, site, memory):
+            return 0
+        return self.excess(memory["count"], self.gamma * memory["phi"] * memory["width"])
+
+    def excess(self, count: int, target: float) -> int:
+        """Return by how many units a count exceeds its target; a product a rounding error below an integer is it."""
+        return max(0, count - floor(target + 1e-9))

@@ -1,16 +1,21 @@
 """Growth by effective dimension: a layer whose activity uses nearly all its dimensions gets more of them.
 
-phi(l) = rank_epsilon(H_l) / M_l counts the singular values of the post-activations H_l / sqrt(N) above epsilon. The
-trigger is T = max(0, rank - floor(gamma phi_0 M)), phi_0 measured when the site is first seen (Maile 2023, eq. 27, 28;
-the printed min(0, .) gives nothing to add, and the printed floor of the difference stops layers narrower than 34 for
-ever; `rounding = floor` is the printed form with max). For convolutions and residual networks the baseline is the
-running maximum (eq. 35).
+phi(l) = rank_epsilon(H_l) / M_l counts the singular values of the post-activations H_l / sqrt(N) above epsilon, N the
+number of columns (samples, for convolutions times positions). The trigger is T = max(0, rank - floor(gamma phi_0 M)),
+phi_0 measured when the site is first seen (Maile 2023, eq. 27, 28; `rounding = floor` is the printed form with max,
+which stops layers narrower than 34 for ever). For convolutions and residual networks the baseline is the running
+maximum (eq. 35).
+
+Activity is measured at the first layer that makes the units, behind its activation and before anything is added to it:
+on a residual stream, of a branch its own values and never the sum, so that no connection has to be switched off for it.
+What the layer reads is what it reads in training.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import floor
+from typing import TYPE_CHECKING
 
 from irgrow.attributes import textual_name
 from irgrow.errors import OptionError
@@ -19,11 +24,14 @@ from irgrow.ops import integer, real, word
 from irgrow.passes.analyses.places import makers, measured
 from irgrow.passes.records.activity import Activity
 from irgrow.passes.records.base import WINDOW
-from irgrow.passes.triggers.base import Memory, Trigger, View
+from irgrow.passes.triggers.base import BASELINES, Relative, Trigger, View
+
+if TYPE_CHECKING:
+    from irgrow.passes.analyses.spectrum import Gram
 
 
 @dataclass(frozen=True)
-class EffectiveDimension(Trigger):
+class EffectiveDimension(Relative):
     """Add as many units as the rank of the activity exceeds its share of the width.
 
     Args:
@@ -32,47 +40,25 @@ class EffectiveDimension(Trigger):
         baseline: `initial`, the running `maximum`, or the value after the `last` change, measured at once on the
             latest batches.
         rounding: `count`, rank - floor(gamma phi_0 M); or `floor`, floor(rank - gamma phi_0 M) as printed.
-        samples: Columns of activity kept; at least twice the units are.
+        samples: Columns of activity kept, over as many steps as it takes; at least twice the units are, whatever is
+            asked for, and nothing is said before there are more columns than units.
     """
 
     gamma: float = real(0.97, low=0.0, open_low=True)
     epsilon: float = real(0.01, low=0.0, open_low=True)
-    baseline: str = word("initial", "maximum", "last", default="initial")
+    baseline: str = word(*BASELINES, default="initial")
     rounding: str = word("count", "floor", default="count")
     samples: int = integer(WINDOW)
-
-    @property
-    def fresh(self) -> bool:
-        return self.baseline == "last"
 
     def watches(self, graph: Graph, site: str) -> tuple[Activity, ...]:
         return (Activity(self.samples, measured_at(graph, site, self)),)
 
-    def settle(self, view: View, site: str, memory: Memory) -> None:
-        memory.pop("phi", None)
-        self._look(view, site, memory)
-
-    def _look(self, view: View, site: str, memory: Memory) -> int | None:
-        """Put rank and baseline into the memory and return the width; `None` as long as there is too little."""
+    def measure(self, view: View, site: str) -> tuple[float, int, int] | None:
         found = rank_of_activity(view, site, self, self.epsilon)
-        if found is None:
-            return None
-        rank, width = found
-        if self.baseline == "last" and memory.get("width", width) != width:
-            memory.pop("phi", None)  # changed by somebody else
-        memory["width"], memory["rank"] = width, rank
-        memory.setdefault("phi", rank / width)
-        if self.baseline == "maximum":
-            memory["phi"] = max(memory["phi"], rank / width)
-        return width
+        return None if found is None else (found[0] / found[1], *found)
 
-    def wanted(self, view: View, site: str, memory: Memory) -> int:
-        if (width := self._look(view, site, memory)) is None:
-            return 0
-        rank, target = int(memory["rank"]), self.gamma * memory["phi"] * width
-        if self.rounding == "floor":
-            return max(0, floor(rank - target + 1e-9))
-        return max(0, rank - floor(target + 1e-9))
+    def excess(self, count: int, target: float) -> int:
+        return max(0, floor(count - target + 1e-9)) if self.rounding == "floor" else super().excess(count, target)
 
 
 def measured_at(graph: Graph, site: str, trigger: Trigger) -> str:
@@ -87,6 +73,20 @@ def measured_at(graph: Graph, site: str, trigger: Trigger) -> str:
     return measured(graph, made[0])
 
 
+def activity_of(view: View, site: str, trigger: Trigger) -> Gram | None:
+    """Return the recorded activity of a site; `None` while there are no more columns than units.
+
+    Raises:
+        OptionError: The activity is not finite.
+    """
+    gram: Gram | None = view.recorded.get(measured_at(view.graph, site, trigger))
+    if gram is None or not gram.ready:
+        return None
+    if not gram.finite:
+        raise OptionError(f"the activity of `{site}` is not finite")
+    return gram
+
+
 def rank_of_activity(view: View, site: str, trigger: Trigger, epsilon: float) -> tuple[int, int] | None:
     """Return rank_epsilon of the recorded activity of a site, and of how many units; `None` while columns are too few.
 
@@ -95,9 +95,5 @@ def rank_of_activity(view: View, site: str, trigger: Trigger, epsilon: float) ->
     """
     from irgrow.passes.analyses.spectrum import effective_rank
 
-    gram = view.recorded.get(measured_at(view.graph, site, trigger))
-    if gram is None or not gram.ready:
-        return None
-    if not gram.finite:
-        raise OptionError(f"the activity of `{site}` is not finite")
-    return effective_rank(gram, epsilon), gram.units
+    gram = activity_of(view, site, trigger)
+    return None if gram is None else (effective_rank(gram, epsilon), gram.units)

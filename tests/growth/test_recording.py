@@ -93,7 +93,7 @@ def test_what_is_recorded_is_what_was_trained_on():
     twin.run(2)
     for value in values:
         expected.add(value)
-    assert torch.equal(run.controller.recorded["relu_2"].total, expected.total)
+    torch.testing.assert_close(run.controller.recorded["relu_2"].total, expected.total, rtol=1e-14, atol=0)
     assert expected.count == 2 * 3 * 36
 
 
@@ -307,7 +307,7 @@ def test_the_state_is_json_and_tensors():
     run = Training(NorthSelectBundle(gamma=0.9).program()).run(5)
     state, tensors = run.controller.state()
     assert json.loads(json.dumps(state)) == state
-    assert set(state) == {"count", "memory", "refused"}
+    assert {"count", "memory", "refused"} <= set(state)
     assert {k.split("/")[0] for k in tensors} <= {"relu_1", "relu_2"}
     assert tensors
     assert all(isinstance(t, torch.Tensor) for t in tensors.values())

@@ -1,0 +1,85 @@
+"""Pruning by effective dimension: a layer whose activity has lost dimensions since its last change loses units.
+
+TRIG_PRUNE = max(0, floor(M ((1 - delta) phi* - phi))), phi the share of the M units that the rank of their activity
+makes up, phi* that share measured right after the layer's last change, on the latest batches run again through the new
+network (Maile 2023, eq. 38, printed with min; every layer has its own phi*). It never asks for all units of a layer.
+
+It says how many units should go: the pass of the rule must remove units, such as
+`prune_units(by = redundancy, count = 1)`, whose count is filled in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import floor
+
+from irgrow.graph import Graph
+from irgrow.ops import integer, real
+from irgrow.passes.records.activity import Activity
+from irgrow.passes.records.base import WINDOW
+from irgrow.passes.triggers.base import Memory, Trigger, View
+from irgrow.passes.triggers.effective_dimension import measured_at, rank_of_activity
+
+
+@dataclass(frozen=True)
+class Dyno(Trigger):
+    """Base of the triggers of DYNO: they compare the dimension of activity with that after the last change.
+
+    Each keeps phi* in a memory of its own; those of a program agree, because all of them are told of every change and
+    measure it on the same record.
+    """
+
+    delta: float = real(0.03, low=0.0, high=1.0, open_low=True, open_high=True)
+    epsilon: float = real(0.01, low=0.0, open_low=True)
+    baseline: float | None = real(None, low=0.0, high=1.0)
+    samples: int = integer(WINDOW)
+
+    @property
+    def fresh(self) -> bool:
+        return True
+
+    def watches(self, graph: Graph, site: str) -> tuple[Activity, ...]:
+        return (Activity(self.samples, measured_at(graph, site, self)),)
+
+    def settle(self, view: View, site: str, memory: Memory) -> None:
+        if (found := rank_of_activity(view, site, self, self.epsilon)) is None:
+            memory.pop("phi", None)
+            memory["width"] = 0  # measured at the next look
+        else:
+            memory["phi"], memory["width"] = found[0] / found[1], found[1]
+
+    def look(self, view: View, site: str, memory: Memory) -> tuple[int, int, float] | None:
+        """Return rank, width and phi* M, phi* being `baseline` or what is found now if it is not known."""
+        found = rank_of_activity(view, site, self, self.epsilon)
+        if found is None:
+            return None
+        rank, width = found
+        if "width" not in memory and self.baseline is not None:
+            memory["phi"] = float(self.baseline)
+        elif memory.get("width") != width:  # the first look, or the first one after somebody changed it
+            memory["phi"] = rank / width
+        memory["width"] = width
+        return rank, width, memory["phi"] * width
+
+
+@dataclass(frozen=True)
+class DynoPrune(Dyno):
+    """Say how many units should go because the activity has lost dimensions.
+
+    Args:
+        delta: By what share the dimension may fall below that after the last change.
+        epsilon: Singular values up to it count as zero.
+        baseline: The dimension, as a share of the width, that a layer is taken to have had before it is first
+            changed, such as 1.0; what is measured at the first look if it is not given.
+        samples: Columns of activity kept; at least twice the units are.
+
+    >>> str(DynoPrune(0.05))
+    'dyno_prune(0.05)'
+    """
+
+    def wanted(self, view: View, site: str, memory: Memory) -> int:
+        found = self.look(view, site, memory)
+        if found is None:
+            return 0
+        rank, width, before = found
+        return min(width - 1, max(0, floor((1.0 - self.delta) * before - rank + 1e-9)))
