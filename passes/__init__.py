@@ -8,7 +8,10 @@ from irgrow.passes.explaining import Remarks, remarks
 from irgrow.passes.initializers.base import Initializer
 from irgrow.passes.initializers.given import GivenUnits
 from irgrow.passes.initializers.gradmax import GradMax
+from irgrow.passes.initializers.north_opt import NorthOpt
+from irgrow.passes.initializers.north_pre import NorthPre
 from irgrow.passes.initializers.north_select import NorthSelect
+from irgrow.passes.initializers.north_weight import NorthWeight
 from irgrow.passes.initializers.random import Random
 from irgrow.passes.manager import Pipeline, run
 from irgrow.passes.preservation import Prover, prove
@@ -58,7 +61,7 @@ PASSES += (FoldBatchNorm, FuseLinear, FoldScale, BakeMask, Simplify)
 PASSES += (GrowEdges, PruneEdges, RewireEdges)
 PASSES += (RemoveLayer, AddConnection, RemoveConnection)
 PASSES += (RemoveDeadUnits, MergeUnits)
-INITIALIZERS: tuple[type[Initializer], ...] = (Random, NorthSelect, GradMax)
+INITIALIZERS: tuple[type[Initializer], ...] = (Random, NorthSelect, NorthPre, NorthWeight, NorthOpt, GradMax)
 SALIENCIES: tuple[type[Saliency], ...] = (
     Magnitude,
     Taylor,
@@ -107,7 +110,10 @@ __all__ = [
     "needs",
     "MergeUnits",
     "Mismatch",
+    "NorthOpt",
+    "NorthPre",
     "NorthSelect",
+    "NorthWeight",
     "Pass",
     "PASSES",
     "Pipeline",

@@ -2,136 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from irgrow.axes import Atom, atoms
 from irgrow.backends.reference import as_array
 from irgrow.edits import Impossible
 from irgrow.graph import Graph
-from irgrow.ops import Activate, Coupling, LeakyReLU
+from irgrow.ops import Activate, LeakyReLU
 from irgrow.ops.activations import ACTIVATIONS
 from irgrow.ops.conv import Conv, padded, per_dim, taps
-from irgrow.passes.analyses import novelty
-from irgrow.passes.analyses.entries import effective
-from irgrow.passes.analyses.places import makers, measured, path
-from irgrow.shapes import Float64, Int64
+from irgrow.passes.analyses.places import path
+from irgrow.shapes import Float64
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Bench:
-    """A layer that candidates are tried in: what they would read, and the activity they would join.
-
-    Args:
-        graph: The network.
-        maker: The layer.
-        weight: Its weight in float64, what a mask switches off as zero.
-        fields: What a unit reads, shape (fan_in, columns).
-        existing: Activity of the units there are, shape (units, columns).
-    """
-
-    graph: Graph
-    maker: str
-    weight: Float64[np.ndarray, "units *fan_in"]
-    fields: Float64[np.ndarray, "fan_in columns"]
-    existing: Float64[np.ndarray, "units columns"]
-
-    def activity(
-        self, drawn: Float64[np.ndarray, "pool *fan_in"], bias: Float64[np.ndarray, " pool"] | float = 0.0
-    ) -> Float64[np.ndarray, "pool columns"]:
-        """Return the activity of candidates, given their fan-in and biases.
-
-        Raises:
-            Impossible: It is not finite.
-        """
-        before = drawn.reshape(len(drawn), -1) @ self.fields + np.reshape(bias, (-1, 1))
-        found = candidate_activity(self.graph, self.maker, before)
-        if not np.isfinite(found).all():
-            raise Impossible(f"the activity of `{self.maker}` is not finite")
-        return found
-
-    def best(
-        self, activity: Float64[np.ndarray, "pool columns"], count: int, by_rank: bool, greedy: bool, epsilon: float
-    ) -> Int64[np.ndarray, " count"]:
-        """Return the indices of the candidates whose activity adds most to the existing one."""
-        scale = 1.0 / np.sqrt(self.existing.shape[1])
-        return novelty.most_novel(self.existing * scale, activity * scale, count, by_rank, greedy, epsilon)
-
-
-def first_layer(graph: Graph, atom: str) -> str | None:
-    """Return the first dense layer or convolution that makes an axis; of a residual group, the first to write to it."""
-    return next((m for m in makers(graph, atom) if graph[m].op.coupling is Coupling.MIXING), None)
-
-
-def layer_of(graph: Graph, edits: Iterable[str], atom: str, asked: str) -> str:
-    """Return the layer whose fan-in is to be chosen.
-
-    Args:
-        graph: The network.
-        edits: The atoms that are edited.
-        atom: The one whose units are new.
-        asked: Who asks, for the reason.
-
-    Raises:
-        Impossible: No layer makes all of the axis, or it reads new units itself.
-    """
-    maker = first_layer(graph, atom)
-    if maker is None:
-        raise Impossible(f"{asked} needs a dense layer or convolution that makes `{atom}`")
-    if graph.signatures[maker].axes["units"] != Atom(atom):
-        raise Impossible(f"{asked} needs `{atom}` to be all the units of `{maker}`")
-    if any(a.name in edits for a in atoms(graph.specs[maker][0].dims[1])):
-        raise Impossible(f"`{maker}` makes units of `{atom}` and reads them; {asked} knows no new fan-in")
-    return maker
-
-
-def recorded_at(graph: Graph, edits: Iterable[str]) -> tuple[str, ...]:
-    """Return the nodes whose values a bench takes."""
-    found = []
-    for maker in (first_layer(graph, atom) for atom in edits):
-        if maker is not None:
-            found += [graph[maker].inputs[0], measured(graph, maker)]
-    return tuple(found)
-
-
-def bench(
-    graph: Graph, maker: str, params: Mapping[str, Any] | None, recorded: Mapping[str, Any], samples: int, asked: str
-) -> Bench:
-    """Return what candidates of a layer are tried with.
-
-    Args:
-        graph: The network.
-        maker: The layer.
-        params: Its parameters.
-        recorded: Values of the input of the layer and where its activity is measured, batch first.
-        samples: The most columns (samples times positions) looked at.
-        asked: Who asks, for the reason.
-
-    Raises:
-        Impossible: Something is missing or not finite.
-    """
-    for name in (graph[maker].inputs[0], measured(graph, maker)):
-        if name not in recorded:
-            raise Impossible(
-                f"{asked} needs the values of `{name}` on a batch, none were recorded; give `batch` or `statistics`"
-            )
-    if params is None:
-        raise Impossible(f"{asked} needs the parameters of the network")
-    weight = effective(params, graph.param_name(maker, "weight"))
-    fields = receptive_fields(graph, maker, recorded[graph[maker].inputs[0]])
-    existing = flat_units(graph, measured(graph, maker), recorded[measured(graph, maker)])
-    if fields.shape[1] != existing.shape[1]:
-        raise Impossible(f"the activity of `{maker}` and of its units stand at different positions")
-    if fields.shape[1] == 0:
-        raise Impossible("the batch has no samples")
-    kept = np.linspace(0, fields.shape[1] - 1, min(samples, fields.shape[1])).astype(np.int64)
-    found = Bench(graph, maker, weight, fields[:, kept], existing[:, kept])
-    if not (np.isfinite(found.fields).all() and np.isfinite(found.existing).all()):
-        raise Impossible(f"the activity of `{maker}` is not finite")
-    return found
+def sampled(columns: Float64[np.ndarray, "rows n"], most: int) -> Float64[np.ndarray, "rows kept"]:
+    """Return at most so many columns, evenly spaced."""
+    n = columns.shape[1]
+    return columns[:, np.linspace(0, n - 1, min(most, n)).astype(np.int64)]
 
 
 def flat_units(graph: Graph, name: str, value: Any) -> Float64[np.ndarray, "units columns"]:
@@ -168,4 +59,21 @@ def candidate_activity(
             case _ if node.op.facts.batch_statistics:
                 centred = before - before.mean(1, keepdims=True)
                 before = centred / np.sqrt(before.var(1, keepdims=True) + 1e-5)
+    return before
+
+
+def torch_activity(graph: Graph, maker: str, before: Tensor) -> Tensor:
+    """Return what `candidate_activity` does, differentiable."""
+    from torch.nn import functional as F
+
+    for node in path(graph, maker):
+        match node.op:
+            case Activate(function):
+                after: Tensor = ACTIVATIONS[function].layer()(before)
+                return after
+            case LeakyReLU(slope):
+                return F.leaky_relu(before, slope)
+            case _ if node.op.facts.batch_statistics:
+                centred = before - before.mean(1, keepdim=True)
+                before = centred / (before.var(1, keepdim=True, unbiased=False) + 1e-5).sqrt()
     return before

@@ -44,11 +44,23 @@ def _distances(
 
     Directions with singular values up to epsilon do not belong to the row space.
     """
-    values, vectors = np.linalg.eigh(existing @ existing.T)
-    kept = values > epsilon**2
-    basis = (vectors[:, kept] / np.sqrt(values[kept])).T @ existing
+    basis = row_space(existing, epsilon)
     rest = candidates - (candidates @ basis.T) @ basis
     return (rest**2).sum(1)
+
+
+def row_space(existing: Float64[np.ndarray, "units n"], epsilon: float) -> Float64[np.ndarray, "rank n"]:
+    """Return an orthonormal basis of the rows of existing activity; singular values up to epsilon count as zero."""
+    values, vectors = np.linalg.eigh(existing @ existing.T)
+    kept = values > epsilon**2
+    basis: Float64[np.ndarray, "rank n"] = (vectors[:, kept] / np.sqrt(values[kept])).T @ existing
+    return basis
+
+
+def numerical_row_space(x: Float64[np.ndarray, "rows n"], rounding: float) -> Float64[np.ndarray, "rank n"]:
+    """Return an orthonormal basis of the rows of a matrix whose entries are precise to a relative rounding."""
+    _, values, vectors = np.linalg.svd(x, full_matrices=False)
+    return vectors[values > values.max(initial=0.0) * max(x.shape) * rounding]
 
 
 def _ranks(
@@ -69,7 +81,13 @@ def matched(
     drawn: Float64[np.ndarray, "pool *fan_in"], weight: Float64[np.ndarray, "units *fan_in"]
 ) -> Float64[np.ndarray, "pool *fan_in"]:
     """Scale every candidate's fan-in to the mean norm of the existing units'."""
+    return drawn * matching(drawn, weight).reshape(-1, *(1,) * (drawn.ndim - 1))
+
+
+def matching(
+    drawn: Float64[np.ndarray, "pool *fan_in"], weight: Float64[np.ndarray, "units *fan_in"]
+) -> Float64[np.ndarray, " pool"]:
+    """Return what gives every candidate's fan-in the mean norm of the existing units'; 1 where either is zero."""
     norms = np.sqrt((drawn.reshape(len(drawn), -1) ** 2).sum(1))
     target = np.sqrt((weight.reshape(len(weight), -1) ** 2).sum(1)).mean()
-    factor = np.where(norms > 0, (target if target > 0 else norms) / np.where(norms > 0, norms, 1.0), 1.0)
-    return drawn * factor.reshape(-1, *(1,) * (drawn.ndim - 1))
+    return np.where(norms > 0, (target if target > 0 else norms) / np.where(norms > 0, norms, 1.0), 1.0)

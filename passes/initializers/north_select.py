@@ -20,7 +20,7 @@ from irgrow.fills import Fill, Given, XavierUniform
 from irgrow.graph import Graph
 from irgrow.ops import flag, integer, real, word
 from irgrow.passes.analyses import novelty
-from irgrow.passes.analyses.candidates import bench, layer_of, recorded_at
+from irgrow.passes.analyses.bench import bench, layer_of, recorded_at
 from irgrow.passes.initializers.base import Initializer, Newborns
 
 Array = NDArray[np.float64]
