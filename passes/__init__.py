@@ -8,6 +8,7 @@ from irgrow.passes.explaining import Remarks, remarks
 from irgrow.passes.initializers.base import Initializer
 from irgrow.passes.initializers.given import GivenUnits
 from irgrow.passes.initializers.gradmax import GradMax
+from irgrow.passes.initializers.nest import Nest
 from irgrow.passes.initializers.north_opt import NorthOpt
 from irgrow.passes.initializers.north_pre import NorthPre
 from irgrow.passes.initializers.north_select import NorthSelect
@@ -61,7 +62,7 @@ PASSES += (FoldBatchNorm, FuseLinear, FoldScale, BakeMask, Simplify)
 PASSES += (GrowEdges, PruneEdges, RewireEdges)
 PASSES += (RemoveLayer, AddConnection, RemoveConnection)
 PASSES += (RemoveDeadUnits, MergeUnits)
-INITIALIZERS: tuple[type[Initializer], ...] = (Random, NorthSelect, NorthPre, NorthWeight, NorthOpt, GradMax)
+INITIALIZERS: tuple[type[Initializer], ...] = (Random, NorthSelect, NorthPre, NorthWeight, NorthOpt, GradMax, Nest)
 SALIENCIES: tuple[type[Saliency], ...] = (
     Magnitude,
     Taylor,
@@ -110,6 +111,7 @@ __all__ = [
     "needs",
     "MergeUnits",
     "Mismatch",
+    "Nest",
     "NorthOpt",
     "NorthPre",
     "NorthSelect",

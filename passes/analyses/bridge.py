@@ -153,6 +153,47 @@ def auxiliary(
     return Auxiliary(torch.cat(list(sums.values())), parts)
 
 
+def contributions(
+    graph: Graph, axis: str, value: Any, fan_in: Array, fan_outs: Mapping[str, Array]
+) -> dict[str, list[Tensor]]:
+    """Return what new units would add to the layers that read them, each unit by itself.
+
+    Args:
+        graph: The network.
+        axis: The axis.
+        value: What its first layer reads on a batch.
+        fan_in: One row of entries per new unit, shape (units, fan_in, *taps).
+        fan_outs: By weight that reads them, one row of entries per new unit, shape (units, *shape).
+
+    Returns:
+        By layer, for every unit what it adds to the output of the layer, batch first.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    found = bridge(graph, axis)
+    x = _recorded(graph, graph[found.maker].inputs[0], {graph[found.maker].inputs[0]: value}, "the values")
+    weight = torch.as_tensor(fan_in).to(x).flatten(1)
+    field = _unfolded(graph, found.maker, x)
+    dim = 1 if isinstance(graph[found.maker].op, Conv) else -1
+    before = torch.tensordot(field.movedim(dim, -1), weight.T, 1).movedim(-1, dim)
+    walk = Walk(graph, axis, found.maker, False, before, active=True)
+    added: dict[str, list[Tensor]] = {}
+    for route in found.routes:
+        read, out = walk.read[route.node], torch.as_tensor(fan_outs[route.weight]).to(x)
+        for unit, v in enumerate(out):
+            if isinstance(graph[route.node].op, Conv):
+                _, stride, padding, dilation = _windows(graph, route.node)
+                convolve: Any = F.conv1d if read.dim() == 3 else F.conv2d
+                more = convolve(read[:, unit : unit + 1], v[:, None], None, stride, padding, dilation)
+            elif len(route.shape) > 1:
+                more = read[:, unit] @ v.T
+            else:
+                more = read[..., unit : unit + 1] * v
+            added.setdefault(route.node, []).append(more)
+    return added
+
+
 def new_columns(graph: Graph, axis: str, weight: str, fan_outs: Array) -> Array:
     """Return what a weight gains along its second dimension, in the order of the new columns.
 

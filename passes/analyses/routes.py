@@ -13,7 +13,23 @@ from typing import TYPE_CHECKING, Any
 from irgrow.axes import Atom, atoms
 from irgrow.edits import Impossible
 from irgrow.graph import Graph, Node
-from irgrow.ops import AvgPool, Concat, Conv, Coupling, Dense, Flatten, MaxPool, Pad, Role, Transpose
+from irgrow.ops import (
+    ACTIVATIONS,
+    Activate,
+    AvgPool,
+    BatchNorm,
+    Concat,
+    Conv,
+    Coupling,
+    Dense,
+    Flatten,
+    InstanceNorm,
+    LeakyReLU,
+    MaxPool,
+    Pad,
+    Role,
+    Transpose,
+)
 from irgrow.ops.conv import per_dim
 
 if TYPE_CHECKING:
@@ -50,13 +66,23 @@ class Walk:
 
     With numbers it takes along one channel per fan-in entry; without, it only finds the routes.
 
+    Args:
+        graph: The network.
+        axis: The leaf axis of the units.
+        maker: The layer that makes them.
+        sloped: Whether to multiply by the slopes at zero of the activations on the way.
+        entries: The channels, laid out as the output of the maker with one per unit.
+        active: Whether the channels are new units themselves, to which activations and norms are done.
+
     Attributes:
         routes: The readers met.
         read: What each of them reads, by node; laid out as its input, after a flatten (samples, entries, positions).
     """
 
-    def __init__(self, graph: Graph, axis: str, maker: str, sloped: bool, entries: Tensor | None = None) -> None:
-        self.graph, self.axis, self.sloped = graph, axis, sloped
+    def __init__(
+        self, graph: Graph, axis: str, maker: str, sloped: bool, entries: Tensor | None = None, active: bool = False
+    ) -> None:
+        self.graph, self.axis, self.sloped, self.active = graph, axis, sloped, active
         self.routes: list[Route] = []
         self.read: dict[str, Tensor] = {}
         self._values: dict[str, Tensor | None] = {maker: entries}
@@ -89,8 +115,10 @@ class Walk:
                 value, direct = self._moved(node, known[0], value), False
             case Concat() if len(known) == 1 and self._along_units(node):
                 pass
-            case _ if node.op.coupling is Coupling.STATISTICS and node.op.kind != "softmax":
+            case _ if node.op.coupling is Coupling.STATISTICS and not (self.active or node.op.kind == "softmax"):
                 pass
+            case _ if node.op.coupling is Coupling.PER_UNIT and self._by_itself(node) and self.active:
+                value = None if value is None else self._done(node, value)
             case _ if node.op.coupling is Coupling.PER_UNIT and self._by_itself(node):
                 own = node.op.facts.slope_at_zero if self.sloped else 1.0
                 slope = slope * own
@@ -103,6 +131,24 @@ class Walk:
         """Whether a per-unit op does to a unit what it does to any other: it has no filters, only gains and shifts."""
         filters = [s for s in self.graph.specs[node.name] if len(s.dims) > 1 and not node.op.facts.additive]
         return not filters and self.graph.types[node.name].dims == self.graph.types[node.inputs[0]].dims
+
+    def _done(self, node: Node, value: Tensor) -> Tensor:
+        """Do to new units what an activation does, or a norm with gain 1 and shift 0 over the batch."""
+        from torch.nn import functional as F
+
+        match node.op:
+            case Activate(function):
+                after: Tensor = ACTIVATIONS[function].layer()(value)
+                return after
+            case LeakyReLU(slope):
+                return F.leaky_relu(value, slope)
+            case BatchNorm(eps):
+                over = (0,) if node.name in self._flat else tuple(d for d in range(value.dim()) if d != 1)
+                centred = value - value.mean(over, keepdim=True)
+                return centred / (centred.pow(2).mean(over, keepdim=True) + eps).sqrt()
+            case InstanceNorm():
+                raise Impossible(f"units of `{self.axis}` pass through `{node.name}`; candidates are not tried there")
+        return value
 
     def _along_units(self, node: Node) -> bool:
         at = [d for d, dim in enumerate(self.graph.types[node.name].dims) if Atom(self.axis) in atoms(dim)]
