@@ -140,11 +140,12 @@ class Typer:
         return node.name, node.span
 
     def settle(self, outputs: tuple[str, ...]) -> Typed:
-        """Lock the outputs, name the pieces and resolve every axis."""
+        """Lock the outputs, whatever their axes stand for, name the pieces and resolve every axis."""
         for name in outputs:
             if name in self.rough:
                 why = Why(f"interface: `{name}` is an output of the network", name, self.rough[name].node.span)
-                self.axes.lock(self.rough[name].output.units, why)
+                for dim in self.rough[name].output.dims:
+                    self.axes.lock(dim, why)
         self.axes.settle()
         return Typed(self.axes, self.rough, dict(self.owners), dict(self.shared), tuple(self.diagnostics))
 

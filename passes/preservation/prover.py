@@ -283,6 +283,8 @@ class Prover:
             same = known.base == old and not known.forms and known.old_intact
             if not same or known.lost(self.before.size(self._axis(known))).size:
                 return Changes(known.why or f"the output `{name}` is not the one it was")
+            if self.after.shape(name) != self.before.shape(old):
+                return Changes(f"the output `{name}` has another shape")
         if len(self.after.outputs) != len(self.before.outputs):
             return Changes("the network has other outputs")
         if self.perturbed:
