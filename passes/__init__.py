@@ -24,6 +24,7 @@ from irgrow.passes.rewrites.fold_batch_norm import FoldBatchNorm
 from irgrow.passes.rewrites.fold_scale import FoldScale
 from irgrow.passes.rewrites.fuse_linear import FuseLinear
 from irgrow.passes.rewrites.grow_edges import GrowEdges
+from irgrow.passes.rewrites.grow_firefly import GrowFirefly
 from irgrow.passes.rewrites.grow_units import GrowUnits
 from irgrow.passes.rewrites.insert_layer import InsertLayer
 from irgrow.passes.rewrites.merge_units import MergeUnits
@@ -61,7 +62,7 @@ PASSES: tuple[type[Pass], ...] = (GrowUnits, SplitUnits, DuplicateUnits, PruneUn
 PASSES += (FoldBatchNorm, FuseLinear, FoldScale, BakeMask, Simplify)
 PASSES += (GrowEdges, PruneEdges, RewireEdges)
 PASSES += (RemoveLayer, AddConnection, RemoveConnection)
-PASSES += (RemoveDeadUnits, MergeUnits)
+PASSES += (RemoveDeadUnits, MergeUnits, GrowFirefly)
 INITIALIZERS: tuple[type[Initializer], ...] = (Random, NorthSelect, NorthPre, NorthWeight, NorthOpt, GradMax, Nest)
 SALIENCIES: tuple[type[Saliency], ...] = (
     Magnitude,
@@ -104,6 +105,7 @@ __all__ = [
     "GrowEdges",
     "GivenUnits",
     "GradMax",
+    "GrowFirefly",
     "GrowUnits",
     "Initializer",
     "INITIALIZERS",

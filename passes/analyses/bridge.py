@@ -153,10 +153,10 @@ def auxiliary(
     return Auxiliary(torch.cat(list(sums.values())), parts)
 
 
-def contributions(
-    graph: Graph, axis: str, value: Any, fan_in: Array, fan_outs: Mapping[str, Array]
-) -> dict[str, list[Tensor]]:
-    """Return what new units would add to the layers that read them, each unit by itself.
+def contributions(graph: Graph, axis: str, value: Any, fan_in: Any, fan_outs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return what new units would add to the outputs of the layers that read them, by layer, batch first.
+
+    It is differentiable by fan-in and fan-outs.
 
     Args:
         graph: The network.
@@ -165,32 +165,30 @@ def contributions(
         fan_in: One row of entries per new unit, shape (units, fan_in, *taps).
         fan_outs: By weight that reads them, one row of entries per new unit, shape (units, *shape).
 
-    Returns:
-        By layer, for every unit what it adds to the output of the layer, batch first.
+    Raises:
+        Impossible: There is no bridge, or the value is not finite.
     """
     import torch
     from torch.nn import functional as F
 
-    found = bridge(graph, axis)
-    x = _recorded(graph, graph[found.maker].inputs[0], {graph[found.maker].inputs[0]: value}, "the values")
+    maker = bridge(graph, axis).maker
+    source = graph[maker].inputs[0]
+    x = _recorded(graph, source, {source: value}, "the values")
     weight = torch.as_tensor(fan_in).to(x).flatten(1)
-    field = _unfolded(graph, found.maker, x)
-    dim = 1 if isinstance(graph[found.maker].op, Conv) else -1
-    before = torch.tensordot(field.movedim(dim, -1), weight.T, 1).movedim(-1, dim)
-    walk = Walk(graph, axis, found.maker, False, before, active=True)
-    added: dict[str, list[Tensor]] = {}
-    for route in found.routes:
+    dim = 1 if isinstance(graph[maker].op, Conv) else -1
+    before = torch.tensordot(_unfolded(graph, maker, x).movedim(dim, -1), weight.T, 1).movedim(-1, dim)
+    walk = Walk(graph, axis, maker, False, before, active=True)
+    added: dict[str, Tensor] = {}
+    for route in walk.routes:
         read, out = walk.read[route.node], torch.as_tensor(fan_outs[route.weight]).to(x)
-        for unit, v in enumerate(out):
-            if isinstance(graph[route.node].op, Conv):
-                _, stride, padding, dilation = _windows(graph, route.node)
-                convolve: Any = F.conv1d if read.dim() == 3 else F.conv2d
-                more = convolve(read[:, unit : unit + 1], v[:, None], None, stride, padding, dilation)
-            elif len(route.shape) > 1:
-                more = read[:, unit] @ v.T
-            else:
-                more = read[..., unit : unit + 1] * v
-            added.setdefault(route.node, []).append(more)
+        if isinstance(graph[route.node].op, Conv):
+            _, stride, padding, dilation = _windows(graph, route.node)
+            convolve: Any = F.conv1d if read.dim() == 3 else F.conv2d
+            added[route.node] = convolve(read, out.transpose(0, 1), None, stride, padding, dilation)
+        elif len(route.shape) > 1:
+            added[route.node] = torch.einsum("nup,uop->no", read, out)
+        else:
+            added[route.node] = read @ out
     return added
 
 

@@ -122,7 +122,7 @@ class Nest(Initializer):
         for unit in range(pool):
             one = {name: part[unit : unit + 1] for name, part in fan_outs.items()}
             added = contributions(graph, axis, context.statistics[source], fan_in[unit : unit + 1], one)
-            losses[unit] = context.trial({node: parts[0] for node, parts in added.items()})
+            losses[unit] = context.trial(added)
         if not np.isfinite(losses).any():
             raise Impossible("the loss is not finite with any of the candidates")
         best = np.argsort(np.where(np.isfinite(losses), losses, np.inf), kind="stable")[:count]
