@@ -1,0 +1,340 @@
+"""Data-parallel growth with real processes: equal to one process, the same edit everywhere, divergence told to all."""
+
+import numpy as np
+import pytest
+import torch
+from live import CNN, MLP
+from processes import Processes
+from scenarios import MASKED, Training, convolutions
+
+from irgrow.axes import NEW
+from irgrow.errors import OptionError
+from irgrow.fills import Constant, Given, Masked, Normal
+from irgrow.growth import GrowthProgram
+from irgrow.growth.agreement import digest, fingerprints
+from irgrow.growth.messages import (
+    Message,
+    ParallelError,
+    morphism_message,
+    morphism_of,
+    verdict_from_json,
+    verdict_to_json,
+)
+from irgrow.growth.parallel import DataParallel, ParallelController
+from irgrow.morphism import Chain, Compute, Cut, Gather, Keep, Morphism, New, Select, Step, transfer_to_json
+from irgrow.network import build
+from irgrow.verdict import Approximate, Changes, Exact, Improving, Refused
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Started when they are first needed, and again after a test that left them in pieces."""
+    kept = []
+
+    def fresh():
+        if not kept:
+            kept.append(Processes())
+        return kept[0]
+
+    def drop():
+        while kept:
+            kept.pop().stop()
+
+    yield fresh, drop
+    drop()
+
+
+@pytest.fixture
+def together(processes, tmp_path):
+    fresh, drop = processes
+
+    def run(call, size=2, within=60.0):
+        try:
+            return fresh().run(call, tmp_path, size, within)
+        except BaseException:
+            drop()
+            raise
+
+    return run
+
+
+def near(one, two, within=1e-12):
+    assert one.keys() == two.keys()
+    for name in one:
+        a, b = one[name].double(), two[name].double()
+        assert a.shape == b.shape, name
+        assert (a - b).abs().max() <= within * max(1.0, float(b.abs().max())), name
+
+
+def same(one, two):
+    assert one.keys() == two.keys()
+    for name in one:
+        assert torch.equal(one[name], two[name]), name
+
+
+# equal to one process ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["random", "north_select", "pruning", "deeper", "gradients", "plateau"])
+def test_two_processes_are_one_on_the_joined_batch(name, together):
+    one, two = together(name)
+    whole = Training(name, text=MASKED if name == "gradients" else MLP).run().found()
+    assert len(one["receipts"]) >= 2
+    for key in ("program", "journal", "receipts", "rates", "used", "parameters"):
+        assert one[key] == two[key] == whole[key], key
+    same(one["params"], two["params"])
+    same(one["slots"], two["slots"])
+    near(one["params"], whole["params"])
+    near(one["slots"], whole["slots"])
+
+
+def test_three_processes_are_one_as_well(together):
+    found = together("north_select", 3)
+    whole = Training("north_select", size=3).run().found()
+    for each in found:
+        assert each["program"] == whole["program"]
+        near(each["params"], whole["params"])
+        near(each["slots"], whole["slots"])
+
+
+def test_growth_is_what_makes_the_difference(together):
+    """The comparison is not vacuous: without growth the same training ends elsewhere."""
+    one, _ = together("ungrown")
+    whole = Training("random").run().found()
+    assert one["params"]["a.weight"].shape != whole["params"]["a.weight"].shape
+    assert (one["params"]["head.bias"] - whole["params"]["head.bias"]).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("name", ["watched", "last"])
+def test_triggers_see_what_all_processes_recorded(name, together):
+    one, two = together(name)
+    assert one["receipts"]
+    for key in ("program", "journal", "receipts"):
+        assert one[key] == two[key]
+    same(one["params"], two["params"])
+    same(one["slots"], two["slots"])
+
+
+def test_statistics_of_new_norm_units_are_those_of_the_whole_batch(together):
+    one, two = together("convolutions")
+    whole = convolutions(0, 1, None)
+    assert one["used"] == whole["used"] == ["statistics"]
+    same(one["params"], two["params"])
+    near(one["params"], whole["params"])
+    assert one["params"]["batchnorm_1.running_mean"][-2:].abs().min() > 0, "they were measured"
+
+
+def test_one_wrapper_kept_across_a_rewrite_does_not_train(together):
+    assert all("Expected to have finished reduction" in said for said in together("without_the_wrapper"))
+
+
+# divergence ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("plant", "why"),
+    [
+        ("values", "the values of parameters or buffers"),
+        ("rates", "the groups, options or state of the optimizers"),
+        ("slots", "the groups, options or state of the optimizers"),
+        ("order", "the groups, options or state of the optimizers"),
+        ("count", "the processes are not at the same step"),
+    ],
+)
+def test_a_planted_divergence_is_raised_by_every_process(plant, why, together):
+    found = together(f"diverged_{plant}")
+    assert found[0]["error"] == found[1]["error"]
+    assert found[0]["error"].startswith("ParallelError: ")
+    assert why in found[0]["error"]
+    assert "nothing was changed" in found[0]["error"]
+    assert all(f["seconds"] < 10 and f["kept"] and f["width"] == 8 for f in found)
+
+
+def test_another_width_on_one_process_is_raised_by_every_process(together):
+    """The next training pass meets it: one would wrap the network anew and wait for ever, the other would not."""
+    found = together("diverged_width")
+    assert found[0]["error"] == found[1]["error"]
+    assert "the processes have different programs, after 0, 1 rewrites" in found[0]["error"]
+    assert all(f["seconds"] < 10 for f in found)
+    assert [f["width"] for f in found] == [8, 9]
+
+
+def test_what_fails_on_one_process_is_raised_by_every_process(together):
+    found = together("pending")
+    assert found[0]["error"] == found[1]["error"]
+    assert "process 1 failed with RefusedError: a forward pass was recorded" in found[0]["error"]
+    assert all(f["seconds"] < 10 and f["kept"] and f["width"] == 8 for f in found)
+
+
+@pytest.mark.parametrize("name", ["own_seed", "own_trigger", "nothing_planted"])
+def test_no_process_but_the_first_decides_anything(name, together):
+    found = together(name)
+    assert [f["error"] for f in found] == ["", ""]
+    assert [f["width"] for f in found] == [10, 10]
+
+
+def test_a_process_that_does_not_ask_is_noticed(together):
+    found = together("one_never_asks")
+    assert "the processes have lost each other" in found[0]["error"]
+    assert "for 3 seconds" in found[0]["error"]
+    assert 2 < found[0]["seconds"] < 10
+
+
+# errors --------------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_trigger_raises_is_raised_everywhere_and_training_goes_on(together):
+    found = together("trigger_fails")
+    assert found[0] == found[1] == [[3, "nothing can be said about `a`"], [6, "nothing can be said about `a`"]]
+
+
+def test_a_loss_that_is_not_finite_on_one_process_is_raised_everywhere(together):
+    found = together("loss_is_not_finite")
+    assert found[0] == found[1] == ["the loss of step 4 is nan; nothing was grown"]
+
+
+def test_a_criterion_that_fails_on_one_process_is_raised_everywhere(together):
+    assert together("criterion_fails") == ["process 1: ValueError: no labels here"] * 2
+
+
+def test_what_only_one_process_was_given_is_raised_everywhere(together):
+    assert together("loss_on_one_only") == ["step 4: the processes are not all given a loss; nothing was changed"] * 2
+
+
+def test_growth_programs_must_be_the_same(together):
+    one, two = together("other_programs")
+    assert one == two
+    assert one.startswith("at the start: the processes differ in the program")
+
+
+def test_there_must_be_a_process_group():
+    net = build(MLP)
+    with pytest.raises(OptionError, match="init_process_group"):
+        DataParallel(net)
+    with pytest.raises(OptionError, match="init_process_group"):
+        ParallelController(net, GrowthProgram(()))
+
+
+# saving --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_training_of_several_is_taken_up_again(together):
+    found = together("saved")
+    same(found[0]["tensors"], found[1]["tensors"])
+    assert {k.partition("/")[0] for k in found[0]["tensors"]} == {"0", "1"}
+    for each in found:
+        same(each["whole"]["params"], each["resumed"]["params"])
+        same(each["whole"]["slots"], each["resumed"]["slots"])
+        assert each["whole"]["journal"] == each["resumed"]["journal"]
+
+
+# messages ------------------------------------------------------------------------------------------------------------
+
+
+def sent(morphism):
+    return morphism_of(Message.unpacked(morphism_message(morphism).packed()), morphism.before)
+
+
+@pytest.mark.parametrize("text", [MLP, CNN], ids=["mlp", "cnn"])
+def test_a_morphism_arrives_bit_for_bit(text):
+    net = build(text, seed=1, dtype=torch.float64)
+    net.rewrite("grow_units(a, 3)" if text == MLP else "grow_units(c1, 3)")
+    morphism = net.journal.morphisms[0]
+    found = sent(morphism)
+    assert found.after == morphism.after
+    assert list(found.transfers) == list(morphism.transfers)
+    assert found.seed == morphism.seed
+    assert str(found) == str(morphism)
+    for name, transfer in morphism.transfers.items():
+        assert transfer_to_json(found.transfers[name]) == transfer_to_json(transfer)
+
+
+def test_every_kind_of_transfer_arrives_bit_for_bit():
+    net = build(MLP, seed=1, dtype=torch.float64)
+    graph, numbers = net.graph, np.random.default_rng(0).normal(size=(2, 6)) * 1e-300
+    grown = np.append(np.arange(8), [NEW, NEW])
+    select = Select(
+        "a.weight",
+        (grown, None),
+        (Given(numbers), Masked(Normal(0.3), (1,))),
+        (np.linspace(0, 1, 10) / 3, None),
+        (None, None),
+        (0.0, 0.1),
+        Compute("rule", ("a.weight", "b.weight"), (("eps", 1e-5), ("dims", (1, 2)))),
+    )
+    transfers = dict.fromkeys(graph.params, Keep("a.weight")) | {
+        "a.weight": select,
+        "a.bias": Gather("a.bias", np.array([3, NEW, 1]), (3,), Constant(0.1)),
+        "b.weight": Cut("b.weight", np.arange(56).reshape(7, 8) % 3 == 0),
+        "b.bias": New(Normal(0.1), 8),
+        "head.weight": Chain((Step(select, 5, "x", (10, 6), (Step(Keep("b.bias"), 6, "y", (7,)),)),)),
+        "head.bias": Select("head.bias", (None,), (Constant(),), plus=Given(numbers[0, :3])),
+    }
+    morphism = Morphism(graph, graph, transfers, {"a": grown}, 2**62 + 1, "all", True, ("a note",))
+    found = sent(morphism)
+    assert (found.seed, found.summary, found.by_numbers, found.notes) == (2**62 + 1, "all", True, ("a note",))
+    assert np.array_equal(found.edits["a"], grown)
+    for name, transfer in transfers.items():
+        assert transfer_to_json(found.transfers[name]) == transfer_to_json(transfer)
+    assert isinstance(found.transfers["b.weight"], Cut)
+    assert found.transfers["b.weight"].kept.dtype == bool
+
+
+def test_an_edit_of_another_program_is_refused():
+    net = build(MLP)
+    net.rewrite("grow_units(a, 3)")
+    with pytest.raises(ParallelError, match="the edit is of the program"):
+        morphism_of(morphism_message(net.journal.morphisms[0]), net.graph)
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [Exact("eval"), Approximate("eta^2", 0.5), Improving(-0.1), Changes("why"), Refused("why", "a")],
+    ids=lambda v: v.word,
+)
+def test_verdicts_arrive(verdict):
+    assert verdict_from_json(verdict_to_json(verdict)) == verdict
+
+
+@pytest.mark.parametrize("size", [0, 1, 500, 511, 512, 513, 5000])
+def test_messages_of_any_length(size):
+    message = Message({"text": "x" * size, "of": [1, None, 0.1]}, {"t": torch.arange(size, dtype=torch.int64)})
+    found = Message.unpacked(message.packed())
+    assert dict(found) == dict(message)
+    assert torch.equal(found.tensors["t"], message.tensors["t"])
+
+
+# fingerprints --------------------------------------------------------------------------------------------------------
+
+
+def test_fingerprints_have_32_bytes_and_say_what_changed():
+    run = Training("random").run(2)
+    touched = ("a.weight",)
+    before = fingerprints(run.net, touched)
+    assert len(digest(before)) == 32
+    assert fingerprints(run.net, touched) == before
+
+    def changed():
+        after = fingerprints(run.net, touched)
+        assert digest(after) != digest(before)
+        return {part for part in before if after[part] != before[part]}
+
+    state = run.optimizer.state[run.net.params["a.weight"]]
+    state["exp_avg"][0, 0] += 1e-15
+    assert changed() == {"optimizers"}
+    before = fingerprints(run.net, touched)
+    with torch.no_grad():
+        run.net.params["head.bias"][0] += 1e-15
+    assert changed() == {"values"}
+    before = fingerprints(run.net, touched)
+    run.net.params["head.bias"].requires_grad_(False)
+    assert changed() == {"shapes"}
+    before = fingerprints(run.net, touched)
+    run.net.rewrite("grow_units(a, 1)")
+    assert {"program", "shapes", "values", "optimizers"} <= changed()
+
+
+def test_fingerprints_of_any_precision():
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        net = build(CNN, seed=1, dtype=dtype)
+        assert len(digest(fingerprints(net))) == 32
