@@ -264,10 +264,12 @@ class Controller:
         return self.net.rewrite(wanted, statistics=inputs, loss=criterion, step=self.count, require=require)
 
     def close(self) -> None:
-        """Take its hooks off the network; it is not to be asked again."""
+        """Take its hooks off the network and its optimizers; it is not to be asked again."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
+        if self._tuner is not None:
+            self._tuner.close()
 
     # saving ---------------------------------------------------------------------------------------------------------
 
