@@ -5,20 +5,40 @@ from dataclasses import fields
 import pytest
 
 from irgrow.attributes import attributes, textual_name
-from irgrow.errors import ProgramError
+from irgrow.errors import OptionError, ProgramError
 from irgrow.grammar import parse_program
 from irgrow.growth import (
     BUNDLES,
+    AutoRGN,
     Bundle,
+    DynoBundle,
+    DynoSftBundle,
     EverySteps,
+    GradMaxBundle,
     GrowthProgram,
     Limit,
+    NorthPreBundle,
     NorthRandomBundle,
     NorthSelectBundle,
+    NorthWeightBundle,
     Rule,
     Where,
 )
-from irgrow.passes import EffectiveDimension, GrowUnits, NorthSelect, Random
+from irgrow.passes import (
+    DynoGrow,
+    DynoPrune,
+    EffectiveDimension,
+    GradientRank,
+    GradMax,
+    GrowUnits,
+    NorthPre,
+    NorthSelect,
+    NorthWeight,
+    PruneUnits,
+    Random,
+    Redundancy,
+    WeightRank,
+)
 
 NET = "net n(x: [4]) { return x |> h: dense(3) |> relu |> dense(1) }\n"
 VARIANTS = [
@@ -29,6 +49,15 @@ VARIANTS = [
     NorthRandomBundle(),
     NorthRandomBundle(gamma=1.25, baseline="last", most=1),
     NorthRandomBundle(every=3),
+    NorthPreBundle(),
+    NorthPreBundle(0.9, bias="zero"),
+    NorthWeightBundle(),
+    NorthWeightBundle(0.95, baseline="maximum", most=9),
+    GradMaxBundle(),
+    GradMaxBundle(0.5, 10, borders="kernel"),
+    DynoBundle(),
+    DynoBundle(0.1, 0.05, 20, 10, 100, False, 7),
+    DynoSftBundle(every=30, batches=5),
 ]
 
 
@@ -44,6 +73,27 @@ def test_north_random_differs_in_the_initializer_only():
     assert random == Rule(
         "north_random", GrowUnits(init=Random()), *(getattr(select, f.name) for f in fields(select)[2:])
     )
+
+
+def test_the_others_of_the_thesis():
+    (pre,), (weight,), (gradmax,) = (b().program().rules for b in (NorthPreBundle, NorthWeightBundle, GradMaxBundle))
+    assert (pre.when, pre.apply, pre.require) == (EffectiveDimension(), GrowUnits(init=NorthPre()), "exact")
+    assert (weight.when, weight.apply) == (WeightRank(0.99), GrowUnits(init=NorthWeight()))
+    assert (gradmax.when, gradmax.apply) == (GradientRank(), GrowUnits(init=GradMax()))
+    assert weight.limit == gradmax.limit == (Limit("width", 512),)
+
+
+def test_dyno_prunes_what_is_alike_and_then_grows():
+    prune, grow = DynoBundle(least=3, most=40).program().rules
+    assert prune.apply == PruneUnits(by=Redundancy("norm"), count=1, least=3)
+    assert (prune.when, prune.require) == (DynoPrune(0.03, 0.01), "any")
+    assert (grow.when, grow.apply.init) == (DynoGrow(0.03, 0.01), NorthSelect(100, epsilon=0.01))
+    assert grow.limit == (Limit("width", 40),)
+    assert DynoBundle(saturated=False).program().rules[1].when.cap == "none"
+    with_rates = DynoSftBundle().program()
+    assert with_rates == GrowthProgram(DynoBundle().program().rules, AutoRGN(50, 3))
+    with pytest.raises(OptionError, match="`least` must be at most `most`"):
+        DynoBundle(least=9, most=8)
 
 
 def test_options_reach_the_rule():
@@ -73,6 +123,15 @@ def test_only_what_differs_from_the_paper_is_printed():
         "north_random",
         "north_random(gamma = 1.25, baseline = last, most = 1)",
         "north_random(every = 3)",
+        "north_pre",
+        "north_pre(gamma = 0.9, bias = zero)",
+        "north_weight",
+        "north_weight(gamma = 0.95, baseline = maximum, most = 9)",
+        "gradmax",
+        "gradmax(factor = 0.5, every = 10, borders = kernel)",
+        "dyno",
+        "dyno(delta = 0.1, epsilon = 0.05, every = 20, least = 10, most = 100, saturated = false, candidates = 7)",
+        "dyno_sft(every = 30, batches = 5)",
     ]
 
 

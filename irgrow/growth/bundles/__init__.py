@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from irgrow.growth.bundles.base import Bundle
-from irgrow.growth.bundles.north import NorthRandomBundle, NorthSelectBundle
+from irgrow.growth.bundles.dyno import DynoBundle, DynoSftBundle
+from irgrow.growth.bundles.gradients import GradMaxBundle
+from irgrow.growth.bundles.north import NorthPreBundle, NorthRandomBundle, NorthSelectBundle, NorthWeightBundle
 from irgrow.growth.bundles.presets import BatchedBundle, LinearBundle, StaticBundle
 from irgrow.growth.bundles.sparse import RigLBundle, SetBundle
 
-BUNDLES: tuple[type[Bundle], ...] = (NorthSelectBundle, NorthRandomBundle)
+BUNDLES: tuple[type[Bundle], ...] = (NorthSelectBundle, NorthRandomBundle, NorthPreBundle, NorthWeightBundle)
+BUNDLES += (GradMaxBundle, DynoBundle, DynoSftBundle)
 BUNDLES += (LinearBundle, BatchedBundle, StaticBundle)
 BUNDLES += (SetBundle, RigLBundle)
 
@@ -15,9 +18,14 @@ __all__ = [
     "BUNDLES",
     "BatchedBundle",
     "Bundle",
+    "DynoBundle",
+    "DynoSftBundle",
+    "GradMaxBundle",
     "LinearBundle",
+    "NorthPreBundle",
     "NorthRandomBundle",
     "NorthSelectBundle",
+    "NorthWeightBundle",
     "RigLBundle",
     "SetBundle",
     "StaticBundle",

@@ -10,7 +10,16 @@ from irgrow.growth.bundles.base import Bundle
 from irgrow.growth.cadences import EverySteps
 from irgrow.growth.rules import GrowthProgram, Limit, Rule
 from irgrow.ops import integer, real, word
-from irgrow.passes import EffectiveDimension, GrowUnits, Initializer, NorthSelect, Random
+from irgrow.passes import (
+    EffectiveDimension,
+    GrowUnits,
+    Initializer,
+    NorthPre,
+    NorthSelect,
+    NorthWeight,
+    Random,
+    WeightRank,
+)
 
 
 @dataclass(frozen=True)
@@ -62,3 +71,54 @@ class NorthRandomBundle(_North):
 
     def _initializer(self) -> Initializer:
         return Random()
+
+
+@dataclass(frozen=True)
+class NorthPreBundle(_North):
+    """NORTH-Pre: the same trigger, new units with pre-activations orthogonal to those there are.
+
+    Args:
+        gamma: Share of the baseline dimension that must be exceeded.
+        epsilon: Singular values up to it count as zero.
+        baseline: What the dimension is compared with.
+        every: Steps between looks.
+        most: The largest width.
+        bias: Whether new units keep the bias that is solved for; the text starts them at zero.
+    """
+
+    textual: ClassVar[str] = "north_pre"
+
+    bias: str = word("solved", "zero", default="solved")
+
+    def _initializer(self) -> Initializer:
+        return NorthPre(self.bias, epsilon=self.epsilon)
+
+
+@dataclass(frozen=True)
+class NorthWeightBundle(Bundle):
+    """NORTH-Weight: grown by the rank of the weights, with fan-ins orthogonal to those there are.
+
+    It needs no data. A layer with more units than inputs can have no such fan-in, and its rank cannot rise either.
+
+    Args:
+        gamma: Share of the baseline rank that must be exceeded.
+        epsilon: Singular values up to it count as zero.
+        baseline: What the rank is compared with.
+        every: Steps between looks.
+        most: The largest width.
+    """
+
+    textual: ClassVar[str] = "north_weight"
+
+    gamma: float = real(0.99, low=0.0, open_low=True)
+    epsilon: float = real(0.01, low=0.0, open_low=True)
+    baseline: str = word("initial", "maximum", "last", default="initial")
+    every: int = integer(1)
+    most: int = integer(512)
+
+    def program(self) -> GrowthProgram:
+        trigger = WeightRank(self.gamma, self.epsilon, self.baseline)
+        limit = (Limit("width", self.most),)
+        return GrowthProgram(
+            (Rule("north_weight", GrowUnits(init=NorthWeight()), trigger, EverySteps(self.every), limit=limit),)
+        )

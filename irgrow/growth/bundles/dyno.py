@@ -1,0 +1,86 @@
+"""DYNO: growing and pruning in one loop, alone or with surgical fine-tuning (Maile 2023, section 7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from irgrow.errors import OptionError
+from irgrow.growth.bundles.base import Bundle
+from irgrow.growth.cadences import EverySteps
+from irgrow.growth.rates import AutoRGN
+from irgrow.growth.rules import GrowthProgram, Limit, Rule
+from irgrow.ops import flag, integer, real
+from irgrow.passes import DynoGrow, DynoPrune, GrowUnits, NorthSelect, PruneUnits, Redundancy
+
+
+@dataclass(frozen=True)
+class DynoBundle(Bundle):
+    """DYNO: every hidden layer loses the units its activity has no dimension for, then gains those it has.
+
+    Every `every` steps all layers are pruned (dormant units first, then those most alike to the others), then, with
+    dimensions measured again on the latest batches, grown as NORTH-Select does. What a layer's dimension is compared
+    with is measured right after its last change.
+
+    Args:
+        delta: By what share the dimension must have moved.
+        epsilon: Singular values up to it count as zero.
+        every: Steps between looks.
+        least: The smallest width; the authors never let a dense layer have fewer units than there are classes.
+        most: The largest width.
+        saturated: Whether a layer that uses all its dimensions grows by a unit; the text has no such rule, and then a
+            layer with more than 1 / (1 + delta) of them can never grow.
+        candidates: Candidates a new unit is chosen from, beyond those needed.
+    """
+
+    textual: ClassVar[str] = "dyno"
+
+    delta: float = real(0.03, low=0.0, high=1.0, open_low=True, open_high=True)
+    epsilon: float = real(0.01, low=0.0, open_low=True)
+    every: int = integer(50)
+    least: int = integer(1)
+    most: int = integer(4096)
+    saturated: bool = flag(True)
+    candidates: int = integer(100)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.least > self.most:
+            raise OptionError(f"`least` must be at most `most`, {self.most}; found {self.least}")
+
+    def program(self) -> GrowthProgram:
+        every = EverySteps(self.every)
+        prune = PruneUnits(by=Redundancy("norm"), count=1, least=self.least)
+        grow = GrowUnits(init=NorthSelect(self.candidates, epsilon=self.epsilon))
+        wants = DynoGrow(self.delta, self.epsilon, cap="saturated" if self.saturated else "none")
+        return GrowthProgram(
+            (
+                Rule("dyno_prune", prune, DynoPrune(self.delta, self.epsilon), every, require="any"),
+                Rule("dyno_grow", grow, wants, every, limit=(Limit("width", self.most),)),
+            )
+        )
+
+
+@dataclass(frozen=True)
+class DynoSftBundle(DynoBundle):
+    """DYNO with surgical fine-tuning: Auto-RGN gives every tensor a learning rate of its own, renewed with each look.
+
+    Optimizer state is kept and norms keep the base rate; the authors build the optimizer anew each time.
+
+    Args:
+        delta: By what share the dimension must have moved.
+        epsilon: Singular values up to it count as zero.
+        every: Steps between looks.
+        least: The smallest width.
+        most: The largest width.
+        saturated: Whether a layer that uses all its dimensions grows by a unit.
+        candidates: Candidates a new unit is chosen from, beyond those needed.
+        batches: Gradients that the rates are averaged over.
+    """
+
+    textual: ClassVar[str] = "dyno_sft"
+
+    batches: int = integer(3)
+
+    def program(self) -> GrowthProgram:
+        return GrowthProgram(super().program().rules, AutoRGN(self.every, min(self.batches, self.every)))
