@@ -14,6 +14,8 @@ from irgrow.passes.initializers.north_pre import NorthPre
 from irgrow.passes.initializers.north_select import NorthSelect
 from irgrow.passes.initializers.north_weight import NorthWeight
 from irgrow.passes.initializers.random import Random
+from irgrow.passes.initializers.uniform_noise import UniformNoise
+from irgrow.passes.initializers.variance_transfer import VarianceTransfer
 from irgrow.passes.manager import Pipeline, run
 from irgrow.passes.preservation import Prover, prove
 from irgrow.passes.replaying import Mismatch, read_journal, replay
@@ -64,6 +66,7 @@ PASSES += (GrowEdges, PruneEdges, RewireEdges)
 PASSES += (RemoveLayer, AddConnection, RemoveConnection)
 PASSES += (RemoveDeadUnits, MergeUnits, GrowFirefly)
 INITIALIZERS: tuple[type[Initializer], ...] = (Random, NorthSelect, NorthPre, NorthWeight, NorthOpt, GradMax, Nest)
+INITIALIZERS += (VarianceTransfer, UniformNoise)
 SALIENCIES: tuple[type[Saliency], ...] = (
     Magnitude,
     Taylor,
@@ -150,5 +153,7 @@ __all__ = [
     "TraceStep",
     "Trigger",
     "TRIGGERS",
+    "UniformNoise",
+    "VarianceTransfer",
     "View",
 ]

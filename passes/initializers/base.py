@@ -11,6 +11,7 @@ from irgrow.axes import IndexMap
 from irgrow.edits import Edits
 from irgrow.fills import Fill
 from irgrow.graph import Graph
+from irgrow.morphism import Morphism
 from irgrow.passes.base import Context
 
 
@@ -72,3 +73,7 @@ class Initializer:
             Impossible: They do not fit the parameters.
         """
         return {}
+
+    def finished(self, newborns: Newborns, morphism: Morphism) -> Morphism:
+        """Return the rewrite with what else happens to old entries; the last word of an initializer."""
+        return morphism

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from irgrow.axes import NEW, IndexMap
 from irgrow.edits import Impossible
-from irgrow.fills import ZERO, Fill, Given
+from irgrow.fills import Fill, Given, XavierUniform
 from irgrow.graph import Graph
 from irgrow.ops import word
 from irgrow.passes.analyses.bridge import auxiliary, bridge, fan_out_norm, needed, new_columns
@@ -59,7 +59,7 @@ class GradMax(Initializer):
     constraint: str = word("orthonormal", "frobenius", default="orthonormal")
 
     def default(self) -> Fill:
-        return ZERO
+        return XavierUniform()
 
     def needs(self, graph: Graph, edits: Mapping[str, IndexMap]) -> tuple[str, ...]:
         return tuple(name for atom in edits for name in needed(graph, atom))

@@ -99,7 +99,7 @@ class GrowUnits(Pass):
         given = self.init.given(newborns)
         zero = self.init.zero or self.zero
         made = self._on_stream(newborns, given) if zero in ("fan_in", "mean") else self._beside(newborns, given, zero)
-        return replace(made, notes=tuple(newborns.notes))
+        return replace(self.init.finished(newborns, made), notes=tuple(newborns.notes))
 
     def _beside(self, newborns: Newborns, given: Mapping[str, Fill], zero: str) -> Morphism:
         """Grow with units that compute something and, unless `zero` is `neither`, are not read yet."""
@@ -129,7 +129,8 @@ class GrowUnits(Pass):
         chosen |= dict.fromkeys(_added(graph, edits), made)
         norms = filled_up(graph, edits)
         ops = {name: op for name, (op, _) in norms.items()}
-        fills = by_role(made, XavierUniform(), made, chosen, given)
+        reads = XavierUniform() if isinstance(self.init, Random) else self.init.default()
+        fills = by_role(made, reads, made, chosen, given)
         morphism = regained(self._resize(graph, edits, context, fills, ops), norms)
         return self._absorbing(self._checked(morphism), context) if self.absorb else self._checked(morphism)
 

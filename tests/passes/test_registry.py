@@ -48,6 +48,7 @@ def test_groups_hold_what_is_registered():
     assert {"remove_dead_units", "merge_units"} <= set(registry.group("pass"))
     assert set(registry.group("pass")) >= {"grow_units", "prune_units", "prune_globally", "insert_layer"}
     initializers = {"random", "north_select", "north_pre", "north_weight", "north_opt", "gradmax", "nest"}
+    initializers |= {"variance_transfer", "uniform_noise"}
     assert set(registry.group("initializer")) == initializers
     saliencies = {"magnitude", "taylor", "fisher", "variance", "apoz", "dormancy", "redundancy", "norm_gain", "random"}
     assert set(registry.group("saliency")) == saliencies
