@@ -61,7 +61,7 @@ class Controller:
         self.recent: deque[tuple[Tensor, ...]] = deque()
         self._watches: dict[str, Watch] = {}
         self._hooks: list[Any] = []
-        self._refreshing = False
+        self._renewing: set[nn.Module] | None = None
         self._module: nn.Module | None = None
         self._rewrites = net.journal.counter
         self._tuner = None if program.rates is None else Tuner(net, program.rates)
@@ -104,8 +104,8 @@ class Controller:
 
     def _wanted(self, module: nn.Module) -> bool:
         """Return whether a pass trains and a rule may soon ask, so that what happens now matters."""
-        if self._refreshing:
-            return True
+        if self._renewing is not None:
+            return module in self._renewing
         if not (module.training and torch.is_grad_enabled()):
             return False
         within = max((record.lead for record in self.recorded.values()), default=0)
@@ -145,25 +145,23 @@ class Controller:
     def _renew(self, morphism: Morphism) -> None:
         """Record the latest batches once more, where a rewrite made what was recorded stale."""
         graph = self.net.graph
-        stale = following(graph, set(morphism.edits))
+        leaves: dict[str, nn.Module] = self.net.module.meta["leaves"]
+        stale, renewing = following(graph, set(morphism.edits)), set()
         for key, watch in self._watches.items():
             if not stale.isdisjoint(watch.nodes(graph)):
                 self.recorded[key].clear()
-        self._run_again()
-
-    def _run_again(self) -> None:
-        """Run the latest batches through the network as in training; only records change."""
+                renewing |= {leaves[node] for node in watch.nodes(graph)}
+        if not renewing:
+            return
         buffers = {name: b.clone() for name, b in self.net.named_buffers()}
         devices = sorted({b.device.index for b in self.net.params.values() if b.device.type == "cuda"})
-        was, self._refreshing = self.net.training, True
+        self._renewing = renewing
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=devices):
-                self.net.train()
                 for batch in self.recent:
                     self.net.module(*batch)
         finally:
-            self._refreshing = False
-            self.net.train(was)
+            self._renewing = None
             for name, value in self.net.named_buffers():
                 value.detach().copy_(buffers[name])
 
