@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from math import sqrt
+from math import isfinite, prod, sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from irgrow.edits import Impossible
 from irgrow.fills import generator
 from irgrow.graph import Graph
 from irgrow.passes.analyses.bridge import auxiliary, bridge
+from irgrow.passes.analyses.received import received, way
 from irgrow.passes.records.base import Record, Wanted, Watch
 
 if TYPE_CHECKING:
@@ -66,12 +67,6 @@ class _Pass:
     read: Tensor
     signals: dict[str, Tensor] = field(default_factory=dict)
 
-    def shares(self) -> Tensor:
-        """Return for every sample the product of the norms of what was read and of all that was said."""
-        said = sum(_lengths(s).square() for s in self.signals.values())
-        assert not isinstance(said, int)
-        return _lengths(self.read) * said.sqrt()
-
     def hear(self, node: str) -> Callable[[Tensor], None]:
         """Return a hook that takes the gradient by the output of a node."""
 
@@ -95,6 +90,7 @@ class Bridged(Record):
 
     def __init__(self, graph: Graph, axis: str) -> None:
         self.graph, self.axis, self.found = graph, axis, bridge(graph, axis)
+        self._latest = graph
         self.passes: list[_Pass] = []
         self.received: dict[str, Tensor] = {}
         self.frozen: tuple[str, ...] = ()
@@ -167,12 +163,16 @@ class Bridged(Record):
             same = bridge(graph, self.axis) == self.found
         except Impossible:
             return False
-        return same and _around(graph, self.axis) == _around(self.graph, self.axis)
+        if not same or _around(graph, self.axis) != _around(self.graph, self.axis):
+            return False
+        self._latest = graph  # what was recorded before is of the network as it was then
+        return True
 
     def settle(self) -> None:
         self.clear()
 
     def clear(self) -> None:
+        self.graph = self._latest
         self.passes.clear()
         self.received.clear()
         self._whole.clear()
@@ -226,58 +226,45 @@ class Bridged(Record):
         return self._total[borders]
 
     def estimate(self, count: int, borders: str = "exact") -> float:
-        """Return an estimate of the Frobenius norm of the auxiliary gradient, from a few of the samples.
+        """Return an estimate of the Frobenius norm of the auxiliary gradient, without forming it.
 
-        The matrix is a sum over samples; `count` of them are taken, in proportion to the product of the norms of what
-        was read and of the signals, and weighted by the inverse. Of the outputs of every reader `count` combinations
-        with standard normal coefficients are taken. The mean of the squared result, if both choices were made anew,
-        is at least the squared norm. They are the same every time, so that runs repeat. Where there are no more
-        samples and outputs than that, the norm is exact.
+        It is the norm of its product with `count` random fan-outs, standard normal, over sqrt(count): the square is
+        the squared norm on average, and for a matrix of rank one a multiple of it by chi-squared over its degrees of
+        freedom, `count`; for others it varies less. The fan-outs are the same every time, so that runs repeat. If
+        what the units go through on their way is not known to `received`, or for `borders = kernel`, combinations of
+        outputs are taken instead of fan-outs, as many for every reader, which takes longer.
 
         Raises:
             Impossible: A number is not finite, or there is no such bridge.
         """
         if borders in self._total:
             return float(self._total[borders].norm())
-        sketched = [self._sketched(p, weights, count, borders) for p, weights in self._chosen(count)]
-        return float(sum(sketched[1:], sketched[0]).norm()) if sketched else 0.0
-
-    def _chosen(self, count: int) -> list[tuple[_Pass, Tensor]]:
-        """Return passes and, for every sample of each, how often it counts in an estimate."""
-        import torch
-
-        shares = [p.shares() for p in self.heard]
-        every = torch.cat(shares)
-        total = every.sum()
-        if not bool(total.isfinite()):
-            raise Impossible(f"what was recorded across `{self.axis}` is not finite")
-        if len(every) <= count or total == 0:
-            weights = torch.ones_like(every)
+        along = way(self.graph, self.axis) if borders == "exact" else None
+        if along is None:
+            found = [self._combined(p, count, borders) for p in self.heard]
         else:
-            points = (torch.arange(count, dtype=every.dtype, device=every.device) + 0.5) / count
-            at = torch.searchsorted(every.cumsum(0) / total, points).clamp(max=len(every) - 1)
-            times = torch.zeros_like(every).index_add(0, at, torch.ones_like(points))
-            weights = torch.where(times > 0, times * total / (count * every), 0.0)
-        found = zip(self.heard, weights.split([len(s) for s in shares]), strict=True)
-        return [(p, own) for p, own in found if bool((own > 0).any())]
+            node, entries = along.reader.name, prod(self.found.routes[0].shape)
+            found = []
+            for p in self.heard:
+                signal = _wide(p.signals[node])
+                found.append(received(self.graph, along, p.read.to(signal), signal, _normal(entries, count).to(signal)))
+        norm = float(sum(found[1:], found[0]).norm())
+        if not isfinite(norm):
+            raise Impossible(f"what was recorded across `{self.axis}` is not finite")
+        return norm
 
-    def _sketched(self, heard: _Pass, weights: Tensor, count: int, borders: str) -> Tensor:
-        """Return the auxiliary gradient of the samples that count, with a few combinations of the outputs."""
-        import torch
-
-        at = weights.nonzero()[:, 0]
+    def _combined(self, heard: _Pass, count: int, borders: str) -> Tensor:
+        """Return the auxiliary gradient of a pass with a few combinations of the outputs of every reader."""
         signals, routes = {}, []
         for route in self.found.routes:
             dim = 1 + self.graph[route.node].op.mixes(self.graph.signatures[route.node])
-            told = heard.signals[route.node][at]
-            told = told.to(torch.promote_types(told.dtype, torch.float32))
-            told = told * weights[at].to(told).reshape(-1, *(1,) * (told.dim() - 1))
+            told = _wide(heard.signals[route.node])
             if route.shape[0] > count:
-                told = (told.movedim(dim, -1) @ _combinations(route.shape[0], count).to(told)).movedim(-1, dim)
+                told = (told.movedim(dim, -1) @ _normal(route.shape[0], count).to(told)).movedim(-1, dim)
                 route = replace(route, shape=(count, *route.shape[1:]))
             signals[route.node] = told
             routes.append(route)
-        values = {self.graph[self.found.maker].inputs[0]: heard.read[at]}
+        values = {self.graph[self.found.maker].inputs[0]: heard.read}
         across = replace(self.found, routes=tuple(routes))
         return auxiliary(self.graph, self.axis, values, signals, borders, across=across).matrix
 
@@ -297,16 +284,15 @@ class Bridged(Record):
         return found
 
 
-def _lengths(value: Tensor) -> Tensor:
-    """Return the norm of every sample, in float64."""
+def _wide(value: Tensor) -> Tensor:
+    """Return a value in float32 at least."""
     import torch
 
-    wide = torch.promote_types(value.dtype, torch.float32)
-    return torch.linalg.vector_norm(value.flatten(1), dim=1, dtype=wide).double()
+    return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 @lru_cache(maxsize=64)
-def _combinations(of: int, count: int) -> Tensor:
+def _normal(of: int, count: int) -> Tensor:
     """Return normal coefficients, (of, count), such that squared norms are kept on average; the same every time."""
     import torch
 
@@ -314,6 +300,5 @@ def _combinations(of: int, count: int) -> Tensor:
 
 
 def _around(graph: Graph, axis: str) -> list[Any]:
-    """Return all that carries an axis: nodes, shapes and shapes of parameters."""
-    carriers = [n for n in graph if axis in graph.reach[n.name]]
-    return [(n, graph.shape(n.name), [graph.param_shape(p) for p in graph.own_params[n.name]]) for n in carriers]
+    """Return the nodes that carry an axis and the shapes of their values; how wide the first reads may change."""
+    return [(node, graph.shape(node.name)) for node in graph if axis in graph.reach[node.name]]
