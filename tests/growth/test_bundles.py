@@ -14,9 +14,11 @@ from irgrow.growth import (
     DynoBundle,
     DynoSftBundle,
     EverySteps,
+    FireflyBundle,
     GradMaxBundle,
     GrowthProgram,
     Limit,
+    NestBundle,
     NorthPreBundle,
     NorthRandomBundle,
     NorthSelectBundle,
@@ -30,7 +32,9 @@ from irgrow.passes import (
     EffectiveDimension,
     GradientRank,
     GradMax,
+    GrowFirefly,
     GrowUnits,
+    Nest,
     NorthPre,
     NorthSelect,
     NorthWeight,
@@ -55,6 +59,10 @@ VARIANTS = [
     NorthWeightBundle(0.95, baseline="maximum", most=9),
     GradMaxBundle(),
     GradMaxBundle(0.5, 10, borders="kernel"),
+    FireflyBundle(),
+    FireflyBundle(0.5, 3, 99, 1e-3, 50),
+    NestBundle(),
+    NestBundle(beta=0.1),
     DynoBundle(),
     DynoBundle(0.1, 0.05, 20, 10, 100, False, 7),
     DynoSftBundle(every=30, batches=5),
@@ -80,6 +88,9 @@ def test_the_others_of_the_thesis():
     assert (pre.when, pre.apply, pre.require) == (EffectiveDimension(), GrowUnits(init=NorthPre()), "exact")
     assert (weight.when, weight.apply) == (WeightRank(0.99), GrowUnits(init=NorthWeight()))
     assert (gradmax.when, gradmax.apply) == (GradientRank(), GrowUnits(init=GradMax()))
+    (firefly,), (nest,) = FireflyBundle().program().rules, NestBundle().program().rules
+    assert (firefly.when, firefly.apply, firefly.require) == (GradientRank(), GrowFirefly(), "any")
+    assert (nest.when, nest.apply, nest.require) == (GradientRank(), GrowUnits(init=Nest()), "any")
     assert weight.limit == gradmax.limit == (Limit("width", 512),)
 
 
@@ -129,6 +140,10 @@ def test_only_what_differs_from_the_paper_is_printed():
         "north_weight(gamma = 0.95, baseline = maximum, most = 9)",
         "gradmax",
         "gradmax(factor = 0.5, every = 10, borders = kernel)",
+        "firefly",
+        "firefly(factor = 0.5, every = 3, most = 99, epsilon = 0.001, candidates = 50)",
+        "nest",
+        "nest(beta = 0.1)",
         "dyno",
         "dyno(delta = 0.1, epsilon = 0.05, every = 20, least = 10, most = 100, saturated = false, candidates = 7)",
         "dyno_sft(every = 30, batches = 5)",

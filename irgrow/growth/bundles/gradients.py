@@ -13,7 +13,7 @@ from irgrow.growth.bundles.base import Bundle
 from irgrow.growth.cadences import EverySteps
 from irgrow.growth.rules import GrowthProgram, Limit, Rule
 from irgrow.ops import integer, real, word
-from irgrow.passes import GradientRank, GradMax, GrowUnits, Pass
+from irgrow.passes import GradientRank, GradMax, GrowFirefly, GrowUnits, Nest, Pass
 
 
 @dataclass(frozen=True)
@@ -55,3 +55,47 @@ class GradMaxBundle(_Gradients):
 
     def _pass(self) -> Pass:
         return GrowUnits(init=GradMax(self.borders))
+
+
+@dataclass(frozen=True)
+class FireflyBundle(_Gradients):
+    """Firefly: splits of old units and new ones compete, those with the largest gradients stay (Wu et al. 2020).
+
+    The function changes, to the order of `epsilon`.
+
+    Args:
+        factor: What the gradients of the weights there are count, c; 0.5 in the authors' code.
+        every: Steps between looks.
+        most: The largest width.
+        epsilon: Size of the noise that parts a split, and of the fan-out of new units.
+        candidates: Candidates beyond those needed; 0 for the thesis's.
+    """
+
+    textual: ClassVar[str] = "firefly"
+
+    epsilon: float = real(1e-4, low=0.0, open_low=True)
+    candidates: int = integer(0, low=0)
+
+    def _pass(self) -> Pass:
+        return GrowFirefly(epsilon=self.epsilon, candidates=self.candidates)
+
+
+@dataclass(frozen=True)
+class NestBundle(_Gradients):
+    """NeST: new units stand for the missing synapses with the largest gradients (Dai et al. 2019).
+
+    The function changes on purpose.
+
+    Args:
+        factor: What the gradients of the weights there are count, c; 0.5 in the authors' code.
+        every: Steps between looks.
+        most: The largest width.
+        beta: Share of the entries of the auxiliary gradient a unit stands for.
+    """
+
+    textual: ClassVar[str] = "nest"
+
+    beta: float = real(0.4, low=0.0, high=1.0, open_low=True)
+
+    def _pass(self) -> Pass:
+        return GrowUnits(init=Nest(self.beta))
