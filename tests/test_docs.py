@@ -33,6 +33,7 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore:.*many workers:UserWarning")  # Lightning's own
 @having("pycon")
 def test_python_examples_do_what_the_page_shows(page, workplace):
     code = "\n".join(blocks(page, "pycon"))

@@ -15,9 +15,12 @@ from irgrow.growth.parallel import DataParallel, ParallelController, ParallelErr
 from irgrow.network import build
 from irgrow.passes import (
     EffectiveDimension,
+    GradientRank,
+    GradMax,
     GrowUnits,
     InsertLayer,
     Magnitude,
+    Nest,
     NorthSelect,
     PruneUnits,
     Random,
@@ -26,6 +29,13 @@ from irgrow.passes import (
     Trigger,
 )
 
+TANH = MLP.replace("relu", "tanh")
+PLAIN = """
+net plain(x: [2, 6, 6]) {
+  return x |> a: conv(5, kernel = 3, padding = 1) |> tanh |> b: conv(4, kernel = 3, padding = 1) |> tanh
+    |> flatten |> head: dense(3)
+}
+"""
 MASKED = MLP.replace("a: dense(8)", "a: dense(8, masked = true)")
 LATE = 8  # samples in a process's share
 
@@ -51,6 +61,18 @@ PROGRAMS = {
     ),
     "gradients": (
         Rule("rewire", RewireEdges(prune="magnitude", grow="gradient"), Schedule(1), Steps((10, 20)), require="any"),
+    ),
+    "gradmax": (rule("one", GrowUnits(init=GradMax()), (10, 20), require="any"),),
+    "nest": (rule("one", GrowUnits(init=Nest(candidates=4)), (10, 20), require="any"),),
+    "bridged": (
+        Rule(
+            "auxiliary",
+            GrowUnits(init=GradMax()),
+            GradientRank(0.1),
+            EverySteps(10),
+            limit=(Limit("width", 12),),
+            require="any",
+        ),
     ),
     "watched": (
         Rule(
@@ -153,6 +175,9 @@ north_select = scenario("north_select")
 pruning = scenario("pruning")
 deeper = scenario("deeper")
 gradients = scenario("gradients", MASKED)
+gradmax = scenario("gradmax", TANH)
+nest = scenario("nest", PLAIN)
+bridged = scenario("bridged", TANH)
 watched = scenario("watched")
 last = scenario("last")
 plateau = scenario("plateau")
@@ -162,6 +187,9 @@ def convolutions(rank, size, place):
     """Batch norms in evaluation mode, so that shares and the whole batch are normalised alike."""
     rules = (rule("one", GrowUnits(init=NorthSelect()), (4,), "c1"),)
     run = Training(rules, rank if size > 1 else None, 2, CNN)
+    average = torch.optim.swa_utils.AveragedModel(run.net)
+    run.net.tracked.clear()
+    run.net.track(run.optimizer, average=average)
     run.net.eval()
     if rank == 1:  # statistics of its own, as every process has between two passes
         run.net.params["bn.running_mean"].add_(1)
@@ -173,7 +201,9 @@ def convolutions(rank, size, place):
         loss.backward()
         run.optimizer.zero_grad()
         run.receipts += run.controller.step(x[i], loss.item())
-    return run.found()
+        average.update_parameters(run.net)
+    averages = {n: t.detach().clone() for n, t in average.module.params.items()}
+    return run.found() | {"averages": averages}
 
 
 def ungrown(rank, size, place):
@@ -375,13 +405,3 @@ def saved(rank, size, place):
     other = Resumed(run, state, tensors).run(25)
     kept = {k: v.clone() for k, v in tensors.items()}
     return {"tensors": kept, "whole": run.run(25).found(), "resumed": other.found()}
-
-
-def cost(rank, size, place):
-    run = Training("random", rank, size).run(5)
-    x = run.batch(0)
-    started = time.perf_counter()
-    for _ in range(200):
-        run.controller.count = 21
-        run.controller.step(x, 1.0)
-    return (time.perf_counter() - started) / 200

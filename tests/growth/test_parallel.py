@@ -5,7 +5,7 @@ import pytest
 import torch
 from live import CNN, MLP
 from processes import Processes
-from scenarios import MASKED, Training, convolutions
+from scenarios import MASKED, PLAIN, TANH, Training, convolutions
 
 from irgrow.axes import NEW
 from irgrow.errors import OptionError
@@ -75,10 +75,12 @@ def same(one, two):
 # equal to one process ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["random", "north_select", "pruning", "deeper", "gradients", "plateau"])
+@pytest.mark.parametrize(
+    "name", ["random", "north_select", "pruning", "deeper", "gradients", "gradmax", "nest", "plateau"]
+)
 def test_two_processes_are_one_on_the_joined_batch(name, together):
     one, two = together(name)
-    whole = Training(name, text=MASKED if name == "gradients" else MLP).run().found()
+    whole = Training(name, text={"gradients": MASKED, "gradmax": TANH, "nest": PLAIN}.get(name, MLP)).run().found()
     assert len(one["receipts"]) >= 2
     for key in ("program", "journal", "receipts", "rates", "used", "parameters"):
         assert one[key] == two[key] == whole[key], key
@@ -105,7 +107,7 @@ def test_growth_is_what_makes_the_difference(together):
     assert (one["params"]["head.bias"] - whole["params"]["head.bias"]).abs().max() > 1e-6
 
 
-@pytest.mark.parametrize("name", ["watched", "last"])
+@pytest.mark.parametrize("name", ["watched", "last", "bridged"])
 def test_triggers_see_what_all_processes_recorded(name, together):
     one, two = together(name)
     assert one["receipts"]
@@ -119,8 +121,9 @@ def test_statistics_of_new_norm_units_are_those_of_the_whole_batch(together):
     one, two = together("convolutions")
     whole = convolutions(0, 1, None)
     assert one["used"] == whole["used"] == ["statistics"]
-    same(one["params"], two["params"])
-    near(one["params"], whole["params"])
+    for kind in ("params", "averages"):
+        same(one[kind], two[kind])
+        near(one[kind], whole[kind])
     assert one["params"]["batchnorm_1.running_mean"][-2:].abs().min() > 0, "they were measured"
 
 
