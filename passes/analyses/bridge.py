@@ -18,7 +18,7 @@ one. On a residual stream the rows of all that read it are put under one another
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -119,6 +119,7 @@ def auxiliary(
     borders: str = "exact",
     sloped: bool = False,
     across: Bridge | None = None,
+    bias: bool = False,
 ) -> Auxiliary:
     """Return the auxiliary gradient of a leaf axis, in the precision of what was recorded, float32 at least.
 
@@ -130,6 +131,7 @@ def auxiliary(
         borders: `exact`, or `kernel` as printed.
         sloped: Whether to count the slopes at zero on the way, so that the matrix times a fan-out is the gradient.
         across: The bridge, if it is not that of the graph: its routes may count fewer outputs, if the signals do.
+        bias: Whether a last column stands for the bias of a new unit, as if the layer read a one beside the rest.
 
     Raises:
         Impossible: There is no bridge, something was not recorded, or a number is not finite.
@@ -140,7 +142,7 @@ def auxiliary(
     x = _recorded(graph, graph[found.maker].inputs[0], values, "the values")
     heard = {route.node: _recorded(graph, route.node, signals, "the gradient by the values") for route in found.routes}
     dtype = torch.promote_types(x.dtype, torch.float32)
-    fan_in = prod(graph.param_shape(graph.param_name(found.maker, "weight"))[1:])
+    fan_in = prod(graph.param_shape(graph.param_name(found.maker, "weight"))[1:]) + bias
     parts = {route.weight: route.shape for route in found.routes}
     sums = {w: torch.zeros((prod(s), fan_in), dtype=torch.float64, device=_home(x)) for w, s in parts.items()}
     places = prod(graph.shape(found.maker)) // graph.widths[axis]
@@ -148,7 +150,7 @@ def auxiliary(
     for start in range(0, len(x), step):
         part = x[start : start + step].to(dtype)
         told = {name: value[start : start + step].to(dtype) for name, value in heard.items()}
-        for route, matrix in _matrices(graph, found, axis, part, told, borders):
+        for route, matrix in _matrices(graph, found, axis, part, told, borders, bias):
             sums[route.weight] += matrix.to(sums[route.weight])
     return Auxiliary(torch.cat(list(sums.values())), parts)
 
@@ -249,15 +251,29 @@ def _recorded(graph: Graph, name: str, found: Mapping[str, Any] | None, what: st
     return value
 
 
-def _matrices(graph: Graph, found: Bridge, axis: str, x: Tensor, signals: Mapping[str, Tensor], borders: str) -> Any:
+def _matrices(
+    graph: Graph, found: Bridge, axis: str, x: Tensor, signals: Mapping[str, Tensor], borders: str, bias: bool
+) -> Iterator[tuple[Route, Tensor]]:
     """Yield every route with its part of the auxiliary gradient, shape (fan-out entries, fan-in entries)."""
+    import torch
+
     printed = {r.node for r in found.routes if borders == "kernel" and _two_kernels(graph, found.maker, r)}
+    dim = 1 if isinstance(graph[found.maker].op, Conv) else -1
+    exact = len(printed) < len(found.routes)
+    entries = _unfolded(graph, found.maker, x) if exact or bias else x
+    ones = [torch.ones_like(entries.narrow(dim, 0, 1))] if bias else []
+    beside = Walk(graph, axis, found.maker, found.sloped, ones[0]) if printed and bias else None
     for route in found.routes:
         if route.node in printed:
-            yield route, route.slope * _by_kernel(graph, found.maker, route, x, signals[route.node])
-    if len(printed) == len(found.routes):
+            matrix = route.slope * _by_kernel(graph, found.maker, route, x, signals[route.node])
+            if beside is not None:
+                last = _by_reader(graph, route, beside.read[route.node], signals[route.node])
+                matrix = torch.cat([matrix, last], 1)
+            yield route, matrix
+    if not exact:
         return
-    walk = Walk(graph, axis, found.maker, found.sloped, _unfolded(graph, found.maker, x))
+    entries = torch.cat([entries, *ones], dim) if bias else entries
+    walk = Walk(graph, axis, found.maker, found.sloped, entries)
     for route in found.routes:
         if route.node not in printed:
             yield route, _by_reader(graph, route, walk.read[route.node], signals[route.node])

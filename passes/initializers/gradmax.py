@@ -27,7 +27,7 @@ from irgrow.axes import NEW, IndexMap
 from irgrow.edits import Impossible
 from irgrow.fills import Fill, Given, XavierUniform
 from irgrow.graph import Graph
-from irgrow.ops import word
+from irgrow.ops import flag, word
 from irgrow.passes.analyses.bridge import auxiliary, bridge, fan_out_norm, needed, new_columns
 from irgrow.passes.analyses.routes import flat_at_zero
 from irgrow.passes.initializers.base import Initializer, Newborns
@@ -46,6 +46,7 @@ class GradMax(Initializer):
         borders: Whether the gradient of a convolution is that of the new unit (`exact`) or that of the printed bridge
             kernel (`kernel`), which also sees what lies beyond the border and knows no strides in between.
         constraint: Whether fan-outs are `orthonormal`, or of bounded norm together (`frobenius`).
+        bias: Whether the gradient of the new biases counts as well, as if layers read a one beside the rest.
 
     >>> str(GradMax("kernel"))
     'gradmax(kernel)'
@@ -57,6 +58,7 @@ class GradMax(Initializer):
 
     borders: str = word("exact", "kernel", default="exact")
     constraint: str = word("orthonormal", "frobenius", default="orthonormal")
+    bias: bool = flag(False)
 
     def default(self) -> Fill:
         return XavierUniform()
@@ -81,7 +83,9 @@ class GradMax(Initializer):
             )
         if context.params is None:
             raise Impossible("gradmax needs the parameters of the network")
-        a = auxiliary(graph, axis, context.statistics, context.signals, self.borders, sloped=True)
+        maker = bridge(graph, axis).maker
+        biased = self.bias and any(spec.name == "bias" for spec in graph.specs[maker])
+        a = auxiliary(graph, axis, context.statistics, context.signals, self.borders, sloped=True, bias=biased)
         vectors = self._directions(a.matrix, count, newborns.notes)
         vectors *= fan_out_norm(graph, axis, tuple(a.parts), context.params)
         cuts = np.cumsum([int(np.prod(shape)) for shape in a.parts.values()])[:-1]

@@ -119,6 +119,23 @@ def test_the_printed_kernel_does_worse_where_the_second_layer_pads():
     assert norms["kernel"] == pytest.approx(norms["exact"], rel=1e-10)
 
 
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("borders", ["exact", "kernel"])
+def test_with_the_bias_the_gradient_of_both_is_the_largest(program, borders):
+    """The text appends a row of ones to what a layer reads; then biases count, and with them more can be had."""
+    text = PROGRAMS[program].format("tanh").replace("stride = 2", "stride = 1")
+    inside = text.replace("|> y: conv(3, kernel = 3, padding = 1)", "|> y: conv(3, kernel = 3)")
+    totals = {}
+    for bias in (False, True):
+        graph, params, inputs, result = grown(inside, 2, GradMax(borders, bias=bias))
+        found = gradients(
+            result.morphism.after, carried(result.morphism, params), inputs, output_weights(graph, params, inputs, 0)
+        )
+        old = graph.widths["h"]
+        totals[bias] = float((found["h.weight"][old:] ** 2).sum() + (found["h.bias"][old:] ** 2).sum())
+    assert totals[True] > totals[False] * (1 + 1e-9)
+
+
 def test_fan_outs_are_orthogonal_and_of_the_mean_norm():
     _, params, _, result = grown(MLP.format("tanh"), 3)
     new = carried(result.morphism, params)["y.weight"][:, 6:]
