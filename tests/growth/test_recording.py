@@ -17,7 +17,14 @@ from irgrow.growth import (
     Steps,
     Where,
 )
-from irgrow.passes import EffectiveDimension, GrowUnits, InsertLayer, NorthSelect, PruneUnits, Schedule
+from irgrow.passes import (
+    EffectiveDimension,
+    GrowUnits,
+    InsertLayer,
+    NorthSelect,
+    PruneUnits,
+    Schedule,
+)
 from irgrow.passes import Plateau as PlateauTrigger
 from irgrow.passes.analyses.spectrum import Gram
 

@@ -112,3 +112,90 @@ def test_state_goes_out_and_in():
     assert other.count == 0
     assert Gram(0).state() == {}
     assert Gram(0).finite
+
+
+# what waits, and what is remembered ---------------------------------------------------------------------------------
+
+
+def test_columns_wait_until_an_eighth_is_new_and_somebody_looks():
+    gram, looks = Gram(0, window=400), []
+
+    def find(mean, count):
+        looks.append(count)
+        return count
+
+    for _ in range(12):
+        gram.add(torch.randn(10, 4, dtype=torch.float64))
+        gram.known("count", find)
+    assert looks == [10, 20, 30, 40, 50, 60, 70, 80, 100, 120], "below 80 every ten are an eighth of what there is"
+    assert gram.count == 120
+    assert gram.mean.shape == (4, 4)
+    assert not gram.waiting, "whoever takes the matrix itself gets all of it"
+
+
+def test_what_waits_is_bounded_without_anybody_looking():
+    gram = Gram(0, window=400)
+    for _ in range(500):
+        gram.add(torch.randn(10, 4))
+        assert 4 * sum(len(c) for c in gram.waiting) < 400
+    assert 400 <= gram.count < 600
+    assert len(gram.parts) <= 6
+
+
+def test_what_was_found_is_said_again_and_a_lot_of_news_is_looked_at():
+    gram = Gram(0, window=80)
+    gram.add(torch.eye(8, dtype=torch.float64).repeat(10, 1)[:, :4])
+    assert effective_rank(gram, 0.1) == 4
+    gram.add(torch.full((1, 4), float("nan"), dtype=torch.float64))
+    assert gram.finite, "one column of 81 is no news"
+    gram.add(torch.full((20, 4), float("nan"), dtype=torch.float64))
+    assert gram.finite, "of 20 a full window takes ten, and eleven of 91 are no news"
+    gram.add(torch.full((20, 4), float("nan"), dtype=torch.float64))
+    assert not gram.finite
+
+
+def test_state_with_columns_that_wait_goes_on_bit_by_bit():
+    generator = torch.Generator().manual_seed(1)
+    gram, other = Gram(0, window=64), Gram(0, window=64)
+    for i in range(40):
+        x = torch.randn(5, 3, generator=generator, dtype=torch.float64)
+        if i == 17:
+            assert gram.waiting
+            other.load(gram.state())
+        gram.add(x)
+        if i >= 17:
+            other.add(x)
+            assert effective_rank(gram, 0.9) == effective_rank(other, 0.9)
+            assert gram.count == other.count
+    assert torch.equal(gram.total, other.total)
+
+
+def test_columns_are_taken_from_all_over_the_batch():
+    """Not from one and the same position of every image, as equal steps would where they divide the positions."""
+    value = torch.arange(32.0).reshape(1, 1, 4, 8).expand(64, 3, 4, 8)
+    gram = Gram(0, window=64)
+    gram.add(value)
+    taken = torch.cat(gram.waiting)[:, 0] if gram.waiting else None
+    assert taken is None, "a whole window is taken in at once"
+    from irgrow.passes.analyses.spectrum import _columns
+
+    columns = _columns(value, 0, 64)
+    assert columns.shape == (64, 3)
+    assert len(columns[:, 0].unique()) > 16
+    assert len(value.movedim(1, -1).flatten(0, -2)[:: 64 * 32 // 64, 0].unique()) == 1, "negative control"
+
+
+@pytest.mark.parametrize(("shape", "features"), [((40, 5, 3, 4), 0), ((40, 7, 5), 1), ((40, 3, 5, 4), 1), ((90, 5), 0)])
+def test_columns_are_columns_of_the_value(shape, features):
+    from irgrow.passes.analyses.spectrum import _columns
+
+    value = torch.randn(*shape, dtype=torch.float64)
+    rows = {tuple(r) for r in value.movedim(1 + features, -1).reshape(-1, 5).tolist()}
+    columns = _columns(value, features, 37)
+    assert columns.shape == (37, 5)
+    found = {tuple(r) for r in columns.tolist()}
+    assert len(found) == 37
+    assert found <= rows
+    images = value.dim() == 4
+    like = value.to(memory_format=torch.channels_last) if images else value
+    assert torch.equal(_columns(like, features, 37), columns)
