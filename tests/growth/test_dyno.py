@@ -37,7 +37,9 @@ def redundant(run, units):
 
 
 def test_layers_lose_what_is_alike_and_dormant_units_first():
-    run = Training(DynoBundle(delta=0.05, epsilon=1e-4, every=5, least=2, saturated=False).program(), NET, size=64).run(5)
+    run = Training(DynoBundle(delta=0.05, epsilon=1e-4, every=5, least=2, saturated=False).program(), NET, size=64).run(
+        5
+    )
     assert not run.receipts, "the first look is what later ones are compared with"
     redundant(run, 5)
     with torch.no_grad():
