@@ -3,6 +3,7 @@
 Eight convolutions of 3 x 3 with four poolings and a dense head, on images of 32 x 32, batches of 128, Adam. The parties
 take turns; every figure is a ratio to the step of the same network without a controller, in the same run. Triggers have
 options with which they never want units here; `gradient_rank` has those of the paper, and what it wanted is counted.
+On a CPU it is processor time that counts, of all threads, so that other programs on the machine do not.
 
 python benchmarks/growth.py [--full] [--norm] [--rounds 15] [--device cuda]
 
@@ -11,6 +12,7 @@ python benchmarks/growth.py [--full] [--norm] [--rounds 15] [--device cuda]
 
 from __future__ import annotations
 
+import time
 from argparse import ArgumentParser
 from functools import partial
 
@@ -92,7 +94,8 @@ def main() -> None:
         raise OptionError("there is no GPU here")
     make = partial(Loop, program(given.full, given.norm), device=given.device)
     loops = {"static": make(None), **{name: make(growth) for name, growth in PROGRAMS.items()}}
-    times = compare({name: loop.step for name, loop in loops.items()}, given.rounds, warm=12)
+    clock = time.process_time if given.device == "cpu" else time.perf_counter
+    times = compare({name: loop.step for name, loop in loops.items()}, given.rounds, warm=12, clock=clock)
     share, norm = 1 if given.full else 4, ", batch norm" if given.norm else ""
     print(f"VGG-like, widths {WIDTHS[0] // share} to {WIDTHS[-1] // share}{norm}, batch 128, on {given.device}")
     print(f"  static step: {1e3 * times['static']:.1f} ms; ratios to it:")

@@ -36,23 +36,25 @@ class Bridging(Watch):
 
     Args:
         axis: A leaf axis.
+        borders: Which auxiliary gradient it is; see `irgrow.passes.analyses.bridge`.
 
     >>> Bridging(axis="h").key
-    'h [bridge]'
+    'h [bridge exact]'
     """
 
     axis: str = ""
+    borders: str = "exact"
 
     @property
     def key(self) -> str:
-        return f"{self.axis} [bridge]"
+        return f"{self.axis} [bridge {self.borders}]"
 
     def nodes(self, graph: Graph) -> tuple[str, ...]:
         found = bridge(graph, self.axis)
         return (found.maker, *(route.node for route in found.routes))
 
     def record(self, graph: Graph) -> Record:
-        return Bridged(graph, self.axis)
+        return Bridged(graph, self.axis, self.borders)
 
 
 @dataclass
@@ -83,19 +85,20 @@ class Bridged(Record):
     Args:
         graph: The network.
         axis: A leaf axis with a bridge.
+        borders: Which auxiliary gradient it is.
 
     Raises:
         Impossible: There is no bridge.
     """
 
-    def __init__(self, graph: Graph, axis: str) -> None:
-        self.graph, self.axis, self.found = graph, axis, bridge(graph, axis)
+    def __init__(self, graph: Graph, axis: str, borders: str = "exact") -> None:
+        self.graph, self.axis, self.borders, self.found = graph, axis, borders, bridge(graph, axis)
         self._latest = graph
         self.passes: list[_Pass] = []
         self.received: dict[str, Tensor] = {}
         self.frozen: tuple[str, ...] = ()
         self._whole: dict[str, Tensor] = {}
-        self._total: dict[str, Tensor] = {}
+        self._total: Tensor | None = None
 
     # hooks ----------------------------------------------------------------------------------------------------------
 
@@ -176,7 +179,7 @@ class Bridged(Record):
         self.passes.clear()
         self.received.clear()
         self._whole.clear()
-        self._total.clear()
+        self._total = None
 
     @property
     def heard(self) -> list[_Pass]:
@@ -186,7 +189,7 @@ class Bridged(Record):
     @property
     def ready(self) -> bool:
         """Whether a backward pass came through; what overflowed in float16 is a step that a scaler skips."""
-        if self._total:
+        if self._total is not None:
             return True
         return bool(self.heard) and self.received.keys() == self._weights().keys() and not self._overflowed()
 
@@ -210,22 +213,22 @@ class Bridged(Record):
         assert not isinstance(fan_out, int)
         return float(fan_in + fan_out.sqrt().sum())
 
-    def matrix(self, borders: str = "exact") -> Tensor:
+    def matrix(self) -> Tensor:
         """Return the auxiliary gradient, summed over the passes; shape (fan-out entries, fan-in entries), float64.
 
         Raises:
             Impossible: A number is not finite, or there is no such bridge.
         """
-        if borders not in self._total:
+        if self._total is None:
             source = self.graph[self.found.maker].inputs[0]
-            parts = [auxiliary(self.graph, self.axis, {source: p.read}, p.signals, borders).matrix for p in self.heard]
-            total = parts[0]
-            for part in parts[1:]:
-                total += part
-            self._total[borders] = total
-        return self._total[borders]
+            for p in self.heard:
+                part = auxiliary(self.graph, self.axis, {source: p.read}, p.signals, self.borders).matrix
+                self._total = part if self._total is None else self._total + part
+        if self._total is None or not bool(self._total.isfinite().all()):
+            raise Impossible(f"the auxiliary gradient of `{self.axis}` is not known or not finite")
+        return self._total
 
-    def estimate(self, count: int, borders: str = "exact") -> float:
+    def estimate(self, count: int) -> float:
         """Return an estimate of the Frobenius norm of the auxiliary gradient, without forming it.
 
         It is the norm of its product with `count` random fan-outs, standard normal, over sqrt(count): the square is
@@ -237,11 +240,11 @@ class Bridged(Record):
         Raises:
             Impossible: A number is not finite, or there is no such bridge.
         """
-        if borders in self._total:
-            return float(self._total[borders].norm())
-        along = way(self.graph, self.axis) if borders == "exact" else None
+        if self._total is not None:
+            return float(self.matrix().norm())
+        along = way(self.graph, self.axis) if self.borders == "exact" else None
         if along is None:
-            found = [self._combined(p, count, borders) for p in self.heard]
+            found = [self._combined(p, count) for p in self.heard]
         else:
             node, entries = along.reader.name, prod(self.found.routes[0].shape)
             found = []
@@ -253,7 +256,7 @@ class Bridged(Record):
             raise Impossible(f"what was recorded across `{self.axis}` is not finite")
         return norm
 
-    def _combined(self, heard: _Pass, count: int, borders: str) -> Tensor:
+    def _combined(self, heard: _Pass, count: int) -> Tensor:
         """Return the auxiliary gradient of a pass with a few combinations of the outputs of every reader."""
         signals, routes = {}, []
         for route in self.found.routes:
@@ -266,22 +269,35 @@ class Bridged(Record):
             routes.append(route)
         values = {self.graph[self.found.maker].inputs[0]: heard.read}
         across = replace(self.found, routes=tuple(routes))
-        return auxiliary(self.graph, self.axis, values, signals, borders, across=across).matrix
+        return auxiliary(self.graph, self.axis, values, signals, self.borders, across=across).matrix
 
     def reduced(self, group: Any = None) -> Bridged:
         import torch
 
-        found = Bridged(self.graph, self.axis)
-        if not self.ready:
-            raise Impossible(f"nothing was recorded across `{self.axis}` on this process")
-        for borders in self._total or ("exact",):
-            found._total[borders] = self.matrix(borders).clone()
-            torch.distributed.all_reduce(found._total[borders], group=group)
+        found = Bridged(self.graph, self.axis, self.borders)
+        found.frozen = self.frozen
+        device = next((value.device for value in self.received.values()), torch.device("cpu"))
+        found._total = self._own(device)
+        torch.distributed.all_reduce(found._total, group=group)
         for name in self._weights():
-            whole = self._whole[name].clone()
+            shape = self.graph.param_shape(name)
+            whole = self._whole[name].clone() if name in self._whole else torch.zeros(shape, device=device)
             torch.distributed.all_reduce(whole, group=group)
             found.received[name] = found._norms(name, whole)
         return found
+
+    def _own(self, device: Any) -> Tensor:
+        """Return this process's matrix; zeros if it has none, and not numbers if one of its numbers is none."""
+        import torch
+
+        maker = self.graph.param_name(self.found.maker, "weight")
+        shape = sum(prod(route.shape) for route in self.found.routes), prod(self.graph.param_shape(maker)[1:])
+        if not self.ready:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+        try:
+            return self.matrix().clone()
+        except Impossible:
+            return torch.full(shape, float("nan"), dtype=torch.float64, device=device)
 
 
 def _wide(value: Tensor) -> Tensor:

@@ -62,10 +62,10 @@ class GradientRank(Trigger):
             bridge(graph, site)
         except Impossible as impossible:
             raise OptionError(f"`{textual_name(type(self))}` at `{site}`: {impossible.reason}") from None
-        return (Bridging(axis=site),)
+        return (Bridging(axis=site, borders=self.borders),)
 
     def wanted(self, view: View, site: str, memory: Memory) -> int:
-        record: Bridged | None = view.recorded.get(Bridging(axis=site).key)
+        record: Bridged | None = view.recorded.get(Bridging(axis=site, borders=self.borders).key)
         if record is None:
             return 0
         if record.frozen:
@@ -84,7 +84,7 @@ class GradientRank(Trigger):
         threshold = self.factor * record.gradients()
         if not isfinite(threshold):
             raise Impossible("the gradients of its weights are not finite")
-        if self.sketch and MARGIN * record.estimate(self.sketch, self.borders) < threshold:
+        if self.sketch and MARGIN * record.estimate(self.sketch) < threshold:
             return 0
-        matrix = record.matrix(self.borders)
+        matrix = record.matrix()
         return min(record.outputs, singular_values_above(matrix, threshold, self.strict))

@@ -52,7 +52,8 @@ def test_groups_hold_what_is_registered():
     assert set(registry.group("initializer")) == initializers
     saliencies = {"magnitude", "taylor", "fisher", "variance", "apoz", "dormancy", "redundancy", "norm_gain", "random"}
     assert set(registry.group("saliency")) == saliencies
-    assert set(registry.group("trigger")) == {"effective_dimension", "plateau", "schedule"}
+    triggers = {"effective_dimension", "orthogonality_gap", "weight_rank", "gradient_rank", "plateau", "schedule"}
+    assert set(registry.group("trigger")) == triggers | {"dyno_prune", "dyno_grow"}
     assert set(registry.group("cadence")) >= {"epochs", "steps", "plateau"}
     assert set(registry.group("bundle")) == {"north_select", "north_random", "set", "rigl"}
     assert set(registry.group("data")) == {"digits", "spirals", "toy_features", "npz", "mnist", "cifar"}

@@ -4,6 +4,7 @@ import pytest
 import torch
 from live import MLP
 
+from irgrow.edits import Impossible
 from irgrow.growth import GrowthProgram, Rule
 from irgrow.growth.controller import Controller
 from irgrow.network import build
@@ -86,3 +87,16 @@ def test_one_process_of_a_real_group_keeps_its_numbers(tmp_path):
         assert record.reduced().gradients() == pytest.approx(record.gradients(), rel=1e-14)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_a_process_without_a_backward_pass_and_one_with_a_bad_number_take_part(monkeypatch):
+    pretended = Pretended(monkeypatch)
+    x = torch.randn(8, 6, dtype=torch.float64)
+    found = pretended.both(recorded([]), recorded([x]))
+    torch.testing.assert_close(found.matrix(), recorded([x]).matrix())
+    pretended.given.clear()
+    pretended.at = None
+    bad = x.clone()
+    bad[0, 0] = float("inf")
+    with pytest.raises(Impossible, match="not finite"):
+        pretended.both(recorded([bad]), recorded([x])).matrix()

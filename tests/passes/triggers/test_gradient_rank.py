@@ -184,7 +184,7 @@ def test_the_estimate_by_outputs_agrees_with_that_by_fan_outs(axis):
     run = Run(GradientRank(), NORMED)
     run.backward()
     record = run.record(axis)
-    sums = [record._combined(p, 4000, "exact") for p in record.heard]
+    sums = [record._combined(p, 4000) for p in record.heard]
     assert float(sums[0].norm()) == pytest.approx(record.estimate(4000), rel=0.1)
 
 
@@ -249,3 +249,15 @@ def test_dead_units_leave_room_for_every_direction():
     run.backward()
     assert run.record("b").gradients() == 0.0
     assert run.wanted() == {"b": "grow_units(b, 3)"}
+
+
+def test_the_printed_bridge_kernel_is_an_option():
+    text = "net n(x: [2, 8, 8]) { return x |> a: conv(4, kernel = 3, padding = 1) |> relu |> b: conv(5, kernel = 3, padding = 1) |> "
+    text += "relu |> flatten |> head: dense(3) }"
+    net = build(text, seed=1, dtype=torch.float64)
+    rules = (Rule(b, GrowUnits(), GradientRank(borders=b), where=Where(("a",))) for b in ("exact", "kernel"))
+    controller = Controller(net, GrowthProgram(tuple(rules)))
+    net(torch.randn(3, 2, 8, 8, dtype=torch.float64)).square().sum().backward()
+    exact, kernel = (controller.recorded[Bridging(axis="a", borders=b).key] for b in ("exact", "kernel"))
+    assert kernel.estimate(4000) == pytest.approx(float(kernel.matrix().norm()), rel=0.1)
+    assert not torch.allclose(exact.matrix(), kernel.matrix()), "where the second layer pads"
