@@ -131,7 +131,7 @@ class Mumbling(GrowUnits):
     """Says its name and place and leaves out everything else."""
 
     def __str__(self):
-        return f"mumbling({self.axis})"
+        return f'mumbling("{self.axis}")'
 
 
 @dataclass(frozen=True)
