@@ -3,7 +3,8 @@
 Eight convolutions of 3 x 3 with four poolings and a dense head, on images of 32 x 32, batches of 128, Adam. The parties
 take turns; every figure is a ratio to the step of the same network without a controller, in the same run. Triggers have
 options with which they never want units here; `gradient_rank` has those of the paper, and what it wanted is counted.
-On a CPU it is processor time that counts, of all threads, so that other programs on the machine do not.
+On a CPU it is processor time that counts, so that other programs on the machine do not; with OMP_NUM_THREADS=1 threads
+that wait for one another do not count either.
 
 python benchmarks/growth.py [--full] [--norm] [--rounds 15] [--device cuda]
 
