@@ -74,7 +74,7 @@ class DynoPrune(Dyno):
         samples: Columns of activity kept; at least twice the units are.
 
     >>> str(DynoPrune(0.05))
-    'dyno_prune(0.05)'
+    'dyno_prune(delta = 0.05)'
     """
 
     def wanted(self, view: View, site: str, memory: Memory) -> int:

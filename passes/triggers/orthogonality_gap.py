@@ -34,7 +34,7 @@ class OrthogonalityGap(Relative):
         samples: Columns of activity kept, over as many steps as it takes; at least twice the units are.
 
     >>> str(OrthogonalityGap(0.9))
-    'orthogonality_gap(0.9)'
+    'orthogonality_gap(gamma = 0.9)'
     """
 
     gamma: float = real(0.97, low=0.0, open_low=True)
