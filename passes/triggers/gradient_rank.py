@@ -13,7 +13,7 @@ hold a singular value that large. No singular value exceeds the Frobenius norm; 
 `sketch` new units with random fan-outs would receive (`Bridged.estimate`), and if 1.5 times the estimate stays below
 the threshold the count is taken to be 0; if not, so it is if 1.25 times the estimate from four times as many does. What
 is certain: a count that is not 0 is exact, and with `sketch = 0` every count is. What is an estimate: that the count is
-0. For `sketch = 8` and A_l of rank one, the worst case, a singular value equal to the threshold is missed at a chance of
+0. For `sketch = 8` and A_l of rank one, the worst, a singular value equal to the threshold is missed at a chance of
 at most 0.17, one twice as large at 1.2e-3, one four times as large at 6e-6 (chi-squared with 8 degrees of freedom below
 3.56, 0.89 and 0.22, and with 32 below 20.5, 5.1 and 1.3); the next step asks again.
 
