@@ -100,7 +100,13 @@ class Options:
 
 
 def arguments(
-    about: str, out: str, strategies: Sequence[str], seeds: int, argv: Sequence[str] | None, data: str = ""
+    about: str,
+    out: str,
+    strategies: Sequence[str],
+    seeds: int,
+    argv: Sequence[str] | None,
+    data: str = "",
+    usual: Sequence[str] = (),
 ) -> Options:
     """Read the command line.
 
@@ -111,11 +117,15 @@ def arguments(
         seeds: How many seeds are run unless told otherwise.
         argv: The arguments; those of the process unless given.
         data: What `--data` takes; empty if it takes none.
+        usual: The strategies that are run unless others are named; all unless given.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=_positive, default=seeds, help=f"seeds 1 to this; {seeds} unless given")
     parser.add_argument("--epochs", type=_positive, help="epochs of each run")
-    parser.add_argument("--strategies", nargs="+", default=list(strategies), choices=strategies, metavar="NAME")
+    known = f"some of {', '.join(strategies)}"
+    parser.add_argument(
+        "--strategies", nargs="+", help=known, default=list(usual or strategies), choices=strategies, metavar="NAME"
+    )
     parser.add_argument("--data", help=data or argparse.SUPPRESS)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--out", type=Path, default=Path(out), help=f"where to write; {out} unless given")
