@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import signal
 import sys
@@ -76,7 +77,7 @@ class Case:
 
     def file(self, seed: int) -> str:
         """Return what its run for a seed is called."""
-        return "-".join([*f"{self.panel} {self.name}".split(), str(seed)]).replace("/", "-")
+        return re.sub(r"[^\w.]+", "-", f"{self.panel} {self.name} {seed}")
 
 
 @dataclass(frozen=True)

@@ -26,21 +26,26 @@ from irgrow.training.loop import Job
 from irgrow.training.settings import Adam, TrainSettings
 
 PROGRAM = Path(__file__).with_name("vgg.irg")
-FULL = """
+TEXT = """
   rule dyno_prune {{
     every = 50
     when = dyno_prune(baseline = 1.0)
     apply = prune_units(by = redundancy(norm), count = 1, least = 5)
     require = any
   }}
-  rule dyno_grow {{ every = 50  when = dyno_grow(baseline = 1.0)  apply = grow_units(init = north_select(100)) }}
+  rule dyno_grow {{
+    every = 50
+    when = dyno_grow(baseline = 1.0, cap = none)
+    apply = grow_units(init = north_select(100))
+  }}
 """
+"""DYNO as in the thesis's text, without a cap; layers are taken to have had all their dimensions, as in its code."""
 STRATEGIES = {
     "fine_tune": Strategy(),
     "dyno": Strategy("use dyno"),
     "dyno_sft": Strategy("use dyno_sft"),
-    "dyno_full": Strategy(FULL),
-    "dyno_full_sft": Strategy(f"rates = auto_rgn(batches = 3) {FULL}"),
+    "dyno_text": Strategy(TEXT),
+    "dyno_text_sft": Strategy(f"rates = auto_rgn(batches = 3) {TEXT}"),
 }
 SOURCE = "source"
 LOW = Only(Digits(16), (0, 1, 2, 3, 4))
