@@ -21,7 +21,7 @@ from irgrow.passes.analyses.candidates import (
     torch_activity,
 )
 from irgrow.passes.analyses.entries import effective
-from irgrow.passes.analyses.places import makers, measured
+from irgrow.passes.analyses.places import makers, measured, unit_dim
 from irgrow.shapes import Float64, Int64
 
 
@@ -146,7 +146,7 @@ def bench(
         raise Impossible(f"{asked} needs the parameters of the network")
     weight = effective(params, graph.param_name(maker, "weight"))
     fields = receptive_fields(graph, maker, recorded[graph[maker].inputs[0]])
-    existing = flat_units(graph, measured(graph, maker), recorded[measured(graph, maker)])
+    existing = flat_units(recorded[measured(graph, maker)], unit_dim(graph, maker))
     if fields.shape[1] != existing.shape[1]:
         raise Impossible(f"the activity of `{maker}` and of its units stand at different positions")
     if fields.shape[1] == 0:

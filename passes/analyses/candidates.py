@@ -12,7 +12,7 @@ from irgrow.graph import Graph
 from irgrow.ops import Activate, LeakyReLU
 from irgrow.ops.activations import ACTIVATIONS
 from irgrow.ops.conv import Conv, padded, per_dim, taps
-from irgrow.passes.analyses.places import path
+from irgrow.passes.analyses.places import path, unit_dim
 from irgrow.shapes import Float64
 
 if TYPE_CHECKING:
@@ -25,19 +25,22 @@ def sampled(columns: Float64[np.ndarray, "rows n"], most: int) -> Float64[np.nda
     return columns[:, np.linspace(0, n - 1, min(most, n)).astype(np.int64)]
 
 
-def flat_units(graph: Graph, name: str, value: Any) -> Float64[np.ndarray, "units columns"]:
-    """Return a recorded value as (units, columns): samples, and within them positions, in order."""
+def flat_units(value: Any, dim: int) -> Float64[np.ndarray, "units columns"]:
+    """Return a recorded value as (units, columns): samples, and within them positions, in order.
+
+    Args:
+        value: The value, batch first.
+        dim: The dimension of the units, the batch not counted.
+    """
     array = as_array(value)
-    return np.moveaxis(array, 1 + graph.types[name].features, 0).reshape(
-        array.shape[1 + graph.types[name].features], -1
-    )
+    return np.moveaxis(array, 1 + dim, 0).reshape(array.shape[1 + dim], -1)
 
 
 def receptive_fields(graph: Graph, maker: str, value: Any) -> Float64[np.ndarray, "fan_in columns"]:
     """Return what a unit of a layer reads, as (fan_in, columns), from the recorded input of the layer."""
     op, array = graph[maker].op, as_array(value)
     if not isinstance(op, Conv):
-        return flat_units(graph, graph[maker].inputs[0], value)
+        return flat_units(value, unit_dim(graph, maker))
     if str(op.groups) != "1":
         raise Impossible(f"`{maker}` is a grouped convolution")
     rank = array.ndim - 2

@@ -52,6 +52,11 @@ def activation(graph: Graph, maker: str) -> str | None:
     return None
 
 
+def unit_dim(graph: Graph, maker: str) -> int:
+    """Return the dimension, the batch not counted, that a mixing layer reads along and its units stand in."""
+    return graph[maker].op.mixes(graph.signatures[maker])
+
+
 def measured(graph: Graph, maker: str) -> str:
     """Return the node where the activity of a maker's units is measured: its activation, else itself."""
     return activation(graph, maker) or maker

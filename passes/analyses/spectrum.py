@@ -76,7 +76,7 @@ class Gram(Record):
         return [leaves[self.node].register_forward_hook(torch.compiler.disable(record))]
 
     def fits(self, graph: Graph) -> bool:
-        return self.units in (0, graph.size(graph.types[self.node].units))
+        return self.units in (0, graph.size(graph.types[self.node].dims[self.features]))
 
     @property
     def lead(self) -> int:

@@ -36,6 +36,7 @@ class NorthSelect(Initializer):
         greedy: Count the units already chosen among the existing ones.
         epsilon: Singular values below it count as zero.
         samples: The most columns (samples times positions) looked at.
+        per_unit: How many candidates are drawn for each unit needed, instead of `candidates`; 100 in DYNO.
     """
 
     candidates: int = integer(0, low=0)
@@ -43,6 +44,7 @@ class NorthSelect(Initializer):
     greedy: bool = flag(False)
     epsilon: float = real(0.01, low=0.0, open_low=True)
     samples: int = integer(4096)
+    per_unit: int = integer(0, low=0)
 
     def default(self) -> Fill:
         return XavierUniform(match=True)
@@ -66,7 +68,8 @@ class NorthSelect(Initializer):
         """
         graph, context = newborns.graph, newborns.context
         tried = bench(graph, maker, context.params, context.statistics, self.samples, "north_select")
-        pool = (self.candidates or (100 if tried.weight.ndim > 2 else 1000)) + count
+        beyond = self.per_unit * count or self.candidates or (100 if tried.weight.ndim > 2 else 1000)
+        pool = beyond + count
         rng = context.generator("north_select", maker)
         drawn = novelty.matched(XavierUniform().draw((pool, *tried.weight.shape[1:]), rng), tried.weight)
         best = tried.best(tried.activity(drawn), count, self.score == "rank", self.greedy, self.epsilon)

@@ -18,7 +18,7 @@ from irgrow.ops import integer, real
 from irgrow.passes.records.activity import Activity
 from irgrow.passes.records.base import WINDOW
 from irgrow.passes.triggers.base import Memory, Trigger, View
-from irgrow.passes.triggers.effective_dimension import measured_at, rank_of_activity
+from irgrow.passes.triggers.effective_dimension import activity_at, rank_of_activity
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Dyno(Trigger):
         return True
 
     def watches(self, graph: Graph, site: str) -> tuple[Activity, ...]:
-        return (Activity(self.samples, measured_at(graph, site, self)),)
+        return (activity_at(graph, site, self, self.samples),)
 
     def settle(self, view: View, site: str, memory: Memory) -> None:
         if (found := rank_of_activity(view, site, self, self.epsilon)) is None:

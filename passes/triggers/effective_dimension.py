@@ -18,6 +18,7 @@ from math import floor
 from typing import TYPE_CHECKING
 
 from irgrow.attributes import textual_name
+from irgrow.axes import Atom, atoms
 from irgrow.errors import OptionError
 from irgrow.graph import Graph
 from irgrow.ops import integer, real, word
@@ -51,7 +52,7 @@ class EffectiveDimension(Relative):
     samples: int = integer(WINDOW)
 
     def watches(self, graph: Graph, site: str) -> tuple[Activity, ...]:
-        return (Activity(self.samples, measured_at(graph, site, self)),)
+        return (activity_at(graph, site, self, self.samples),)
 
     def measure(self, view: View, site: str) -> tuple[float, int, int] | None:
         found = rank_of_activity(view, site, self, self.epsilon)
@@ -61,8 +62,8 @@ class EffectiveDimension(Relative):
         return max(0, floor(count - target + 1e-9)) if self.rounding == "floor" else super().excess(count, target)
 
 
-def measured_at(graph: Graph, site: str, trigger: Trigger) -> str:
-    """Return the node where the activity of a site is measured, that of the first layer that makes its units.
+def activity_at(graph: Graph, site: str, trigger: Trigger, samples: int = WINDOW) -> Activity:
+    """Return the activity of a site, measured behind the first layer that makes its units.
 
     Raises:
         OptionError: No layer makes them.
@@ -70,7 +71,9 @@ def measured_at(graph: Graph, site: str, trigger: Trigger) -> str:
     made = makers(graph, site)
     if not made:
         raise OptionError(f"{textual_name(type(trigger))} needs layers that make units, `{site}` has none")
-    return measured(graph, made[0])
+    node = measured(graph, made[0])
+    usual = Atom(site) in atoms(graph.types[node].units)
+    return Activity(samples, node) if usual else Activity(samples, node, site)
 
 
 def activity_of(view: View, site: str, trigger: Trigger) -> Gram | None:
@@ -79,7 +82,7 @@ def activity_of(view: View, site: str, trigger: Trigger) -> Gram | None:
     Raises:
         OptionError: The activity is not finite.
     """
-    gram: Gram | None = view.recorded.get(measured_at(view.graph, site, trigger))
+    gram: Gram | None = view.recorded.get(activity_at(view.graph, site, trigger).key)
     if gram is None or not gram.ready:
         return None
     if not gram.finite:

@@ -20,7 +20,7 @@ from irgrow.ops import integer, real, word
 from irgrow.passes.records.activity import Activity
 from irgrow.passes.records.base import WINDOW
 from irgrow.passes.triggers.base import BASELINES, Relative, View
-from irgrow.passes.triggers.effective_dimension import activity_of, measured_at
+from irgrow.passes.triggers.effective_dimension import activity_at, activity_of
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class OrthogonalityGap(Relative):
     samples: int = integer(WINDOW)
 
     def watches(self, graph: Graph, site: str) -> tuple[Activity, ...]:
-        return (Activity(self.samples, measured_at(graph, site, self)),)
+        return (activity_at(graph, site, self, self.samples),)
 
     def measure(self, view: View, site: str) -> tuple[float, int, int] | None:
         from irgrow.passes.analyses.spectrum import orthogonality

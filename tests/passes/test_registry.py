@@ -55,8 +55,22 @@ def test_groups_hold_what_is_registered():
     triggers = {"effective_dimension", "orthogonality_gap", "weight_rank", "gradient_rank", "plateau", "schedule"}
     assert set(registry.group("trigger")) == triggers | {"dyno_prune", "dyno_grow"}
     assert set(registry.group("cadence")) >= {"epochs", "steps", "plateau"}
-    assert set(registry.group("bundle")) == {"north_select", "north_random", "set", "rigl"}
-    assert set(registry.group("data")) == {"digits", "spirals", "toy_features", "npz", "mnist", "cifar"}
+    assert set(registry.group("bundle")) == {
+        *("north_select", "north_random", "north_pre", "north_weight", "gradmax", "firefly", "nest"),
+        *("dyno", "dyno_sft", "linear", "batched", "static", "set", "rigl"),
+    }
+    assert set(registry.group("rates")) == {"auto_rgn"}
+    assert set(registry.group("data")) == {
+        "digits",
+        "spirals",
+        "toy_features",
+        "only",
+        "shifted",
+        "held_out",
+        "npz",
+        "mnist",
+        "cifar",
+    }
 
 
 def test_plugins_add_to_the_groups(monkeypatch):

@@ -30,7 +30,7 @@ class DynoBundle(Bundle):
         most: The largest width.
         saturated: Whether a layer that uses all its dimensions grows by a unit; the text has no such rule, and then a
             layer with more than 1 / (1 + delta) of them can never grow.
-        candidates: Candidates a new unit is chosen from, beyond those needed.
+        candidates: Candidates drawn for each new unit.
     """
 
     textual: ClassVar[str] = "dyno"
@@ -51,7 +51,7 @@ class DynoBundle(Bundle):
     def program(self) -> GrowthProgram:
         every = EverySteps(self.every)
         prune = PruneUnits(by=Redundancy("norm"), count=1, least=self.least)
-        grow = GrowUnits(init=NorthSelect(self.candidates, epsilon=self.epsilon))
+        grow = GrowUnits(init=NorthSelect(epsilon=self.epsilon, per_unit=self.candidates))
         wants = DynoGrow(self.delta, self.epsilon, cap="saturated" if self.saturated else "none")
         return GrowthProgram(
             (
@@ -74,7 +74,7 @@ class DynoSftBundle(DynoBundle):
         least: The smallest width.
         most: The largest width.
         saturated: Whether a layer that uses all its dimensions grows by a unit.
-        candidates: Candidates a new unit is chosen from, beyond those needed.
+        candidates: Candidates drawn for each new unit.
         batches: Gradients that the rates are averaged over.
     """
 

@@ -8,10 +8,11 @@ from irgrow.backends import interpret, random_params
 from irgrow.errors import DataError
 from irgrow.grammar import parse
 from irgrow.network import build
-from irgrow.passes import Context, GrowUnits, NorthSelect, Random, plan
+from irgrow.passes import Context, GrowUnits, NorthOpt, NorthPre, NorthSelect, Random, plan
 from irgrow.passes.analyses.candidates import candidate_activity, receptive_fields
 from irgrow.testing.laws import Case, verdict_is_sound
 from irgrow.testing.numbers import random_inputs
+from irgrow.verdict import Exact
 
 MLP = "net n(x: [6]) { return x |> a: dense(5) |> relu |> b: dense(4) |> tanh |> dense(2) }"
 CNN = "net n(x: [2, 7, 7]) { return x |> c1: conv(3, kernel = 3, padding = 1, stride = 2) |> batchnorm |> relu |> c2: conv(4, kernel = 3) |> relu |> maxpool(2) |> flatten |> dense(2) }"
@@ -168,3 +169,14 @@ def test_the_number_of_columns_is_bounded():
     init = NorthSelect(5, samples=7)
     graph, *_ = given(CNN, "c2", 1, init, batch=20)
     assert init.needs(graph, {"c2": np.array([0, -1])}) == ("relu_1", "relu_2")
+
+
+def test_layers_over_positions_read_positions():
+    """A dense layer behind a transpose reads along another dimension than that of the value's units."""
+    text = "net n(x: ids(7)[3]) { return embedding(x, 5) |> transpose |> h: dense(4) |> relu |> o: dense(3) |> transpose |> dense(1) }"
+    for init in (NorthSelect(20), NorthPre(candidates=20), NorthOpt(4, 2)):
+        net = build(text, seed=1, dtype=torch.float64)
+        x = torch.randint(7, (9, 3), generator=torch.Generator().manual_seed(2))
+        receipt = net.rewrite(GrowUnits("h", 2, init), batch=x)
+        assert receipt.verdict == Exact()
+        assert receipt.error < 1e-12

@@ -78,3 +78,20 @@ def test_activity_that_is_not_finite():
 def test_epsilon_is_on_singular_values_divided_by_root_n():
     assert effective_rank(gram_of_rank(5, scale=0.011), 0.01) == 5
     assert effective_rank(gram_of_rank(5, scale=0.009), 0.01) == 0
+
+
+def test_units_over_positions_are_counted_along_their_own_dimension():
+    """A dense layer behind a transpose makes units that are not those of the value."""
+    graph = parse("net n(x: ids(7)[3]) { return embedding(x, 5) |> transpose |> h: dense(4) |> r: relu |> dense(2) }")
+    (watch,) = EffectiveDimension(samples=64).watches(graph, "h")
+    assert watch == Activity(64, "r", "h")
+    assert watch.key == "r [h]"
+    assert watch.units(graph) >= {"h"}
+    gram = watch.record(graph)
+    value = torch.randn(40, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    value[..., 3] = value[..., 0]
+    gram.add(value)
+    assert gram.units == 4
+    assert gram.fits(graph)
+    view = View(graph, recorded={watch.key: gram})
+    assert EffectiveDimension(1.0).wanted(view, "h", {"phi": 0.5, "width": 4}) == 1
