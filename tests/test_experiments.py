@@ -222,7 +222,15 @@ def test_strategies_name_what_there_is(name):
     """Every strategy parses with the values its experiment fills in; a wrong name would not."""
     module = import_module(name)
     for strategy in module.STRATEGIES.values():
-        values = {"more": 48, "until": 600, "most": 256, "gamma": 0.9, "activity": "epsilon = 0.1", "factor": 0.1}
+        values = {
+            "more": 48,
+            "until": 600,
+            "most": 256,
+            "gamma": 0.9,
+            "epsilon": 0.1,
+            "activity": "epsilon = 0.1",
+            "factor": 0.1,
+        }
         program = strategy.program(**values)
         assert (program is None) == (strategy.grow == "")
     uses = {
