@@ -8,6 +8,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from irgrow import registry
@@ -121,6 +122,24 @@ def test_transfer(tmp_path):
     for task in tasks:
         assert sizes[task, "fine_tune"] == sizes["digits 0 to 4", "source"]
         assert sizes[task, "dyno_text"] < sizes[task, "fine_tune"], "it shrank"
+
+
+def write_idx(path, array):
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    path.write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+def test_mlp_on_the_files_of_mnist(tmp_path):
+    rng = np.random.default_rng(0)
+    for prefix, count in (("train", 600), ("t10k", 50)):
+        write_idx(tmp_path / f"{prefix}-images-idx3-ubyte", rng.integers(0, 256, (count, 28, 28)))
+        write_idx(tmp_path / f"{prefix}-labels-idx1-ubyte", rng.integers(0, 10, count))
+    chosen = ["static_small", "batched", "north_random"]
+    options = ("--data", str(tmp_path), "--seeds", "1", "--epochs", "2", "--strategies", *chosen)
+    status, said = run("mlp", tmp_path / "out", *options)
+    assert status == 0, said
+    runs, _ = check(tmp_path / "out", said, ["mnist"], chosen, 1)
+    assert int(runs[0]["parameters"]) == 784 * 64 + 64 + 64 * 64 + 64 + 64 * 10 + 10
 
 
 def test_networks_that_go_on_keep_all_but_a_new_head():

@@ -52,7 +52,6 @@ class Setting:
     lr: float
     epochs: int
     batch: int
-    samples: int
     activity: str
     factor: float
 
@@ -61,10 +60,10 @@ def setting(options: Options) -> Setting:
     """Return the setting: digits, or MNIST where its files are given."""
     if options.data is None:
         sizes, activity = {"small": 16, "medium": 64, "big": 256}, "epsilon = 0.1, baseline = maximum"
-        return Setting("digits", Digits(), sizes, 3e-3, 60, batch=64, samples=1438, activity=activity, factor=0.1)
+        return Setting("digits", Digits(), sizes, 3e-3, 60, batch=64, activity=activity, factor=0.1)
     sizes, activity = {"small": 64, "medium": 256, "big": 784}, "epsilon = 0.01"
     data = Mnist(options.data)
-    return Setting("mnist", data, sizes, 3e-4, 20, batch=512, samples=60000, activity=activity, factor=1.0)
+    return Setting("mnist", data, sizes, 3e-4, 20, batch=512, activity=activity, factor=1.0)
 
 
 def cases(options: Options) -> list[Case]:
@@ -76,7 +75,8 @@ def cases(options: Options) -> list[Case]:
         data=chosen.data, optimizer=Adam(chosen.lr), epochs=epochs, batch=chosen.batch, init="xavier_uniform"
     )
     more = chosen.sizes["medium"] - chosen.sizes["small"]
-    until = max(more, epochs * -(-chosen.samples // chosen.batch) * 3 // 4)
+    samples = len(options.job(Job(graphs["small"], settings), 1).settings.data.load(1).train[0])
+    until = max(more, epochs * -(-samples // chosen.batch) * 3 // 4)
 
     def case(name: str) -> Case:
         strategy = STRATEGIES[name]

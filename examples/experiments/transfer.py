@@ -55,9 +55,9 @@ TASKS: dict[str, tuple[DataSource, bool]] = {
 }
 """The data of each task, and whether its classes are other ones, so that the head starts anew."""
 SOURCE_EPOCHS = 20
-STEPS = 1000
+EPOCHS = 84
+"""A thousand steps: five classes are about 720 samples, twelve batches."""
 BATCH = 64
-SAMPLES = 720
 
 
 def cases(options: Options) -> list[Case]:
@@ -75,7 +75,7 @@ def _case(options: Options, source: Case, graph: Graph, task: str, name: str) ->
     settings = TrainSettings(
         data=data,
         optimizer=Adam(3e-4, weight_decay=1e-3),
-        epochs=options.epochs or -(-STEPS // -(-SAMPLES // BATCH)),
+        epochs=options.epochs or EPOCHS,
         batch=BATCH,
     )
     job = Job(graph, settings, STRATEGIES[name].program())
