@@ -43,12 +43,12 @@ def draw_accuracy(title: str, outcomes: list[Outcome], path: Path) -> bool:
 
     Static networks are grey and joined; the parameters stand on a logarithmic axis.
     """
-    shown = panels(outcomes)
+    shown = [panel for panel in panels(outcomes) if len(names(outcomes, panel)) > 1] or panels(outcomes)
     made = canvas(len(shown), 1, (4.2 * len(shown) + 2.4, 4.4))
     if made is None:
         return False
     figure, grid = made
-    every = names(outcomes)
+    every = names([o for o in outcomes if o.panel in shown])
     static = [name for name in every if name.startswith("static")]
     dynamic = [name for name in every if name not in static]
     handles: dict[str, Any] = {}
@@ -75,6 +75,7 @@ def draw_accuracy(title: str, outcomes: list[Outcome], path: Path) -> bool:
         points = sorted((Spread.of([r.parameters for r in x]).mean, _percent(x)) for x in line if x)
         axes.plot([p[0] for p in points], [p[1] for p in points], color="0.7", linewidth=1, zorder=0)
         axes.set_xscale("log")
+        _label_sizes(axes)
         axes.set_title(panel)
         axes.set_xlabel("parameters")
         tidy(axes)
@@ -83,6 +84,19 @@ def draw_accuracy(title: str, outcomes: list[Outcome], path: Path) -> bool:
     figure.legend([handles[n] for n in every], every, loc="outside right center", fontsize=8)
     figure.savefig(path, dpi=120)
     return True
+
+
+def _label_sizes(axes: Axes) -> None:
+    """Label a logarithmic axis at 1, 2 and 5 times the powers of ten, or at the powers if it is long."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 50 * low else (1.0,)))
+    axes.xaxis.set_minor_locator(LogLocator(subs=range(1, 10)))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    if high < 4 * low:
+        axes.xaxis.set_major_locator(LogLocator(subs=range(1, 10)))
 
 
 def _percent(runs: list[Outcome]) -> float:
