@@ -21,13 +21,13 @@ class UniformNoise(Initializer):
     """Start new units with uniform noise.
 
     Args:
-        scale: Its size, relative to what a layer starts from.
+        scale: Its size, relative to what a layer starts from; at least 1e-6, below which float32 keeps little of it.
 
-    >>> str(UniformNoise(0.1))
-    'uniform_noise(scale = 0.1)'
+    >>> str(UniformNoise(0.5))
+    'uniform_noise(scale = 0.5)'
     """
 
-    scale: float = real(0.1, low=0.0, open_low=True)
+    scale: float = real(0.1, low=1e-6)
 
     def default(self) -> Fill:
         return FanInUniform(self.scale)

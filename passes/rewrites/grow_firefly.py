@@ -74,7 +74,8 @@ class GrowFirefly(Pass):
         axis: An axis, or a node that carries it.
         count: How many units more.
         candidates: How many are drawn beyond those needed; 0 means 1000 for dense layers and 100 for convolutions.
-        epsilon: How far apart splits are, and how much new units are read, relative to the weights.
+        epsilon: How far apart splits are, and how much new units are read, relative to the weights; at least 1e-6,
+            below which float32 would not tell splits apart.
         by: Whether candidates are compared by the gradient of their `fan_in`, or of `both` sides.
 
     >>> str(GrowFirefly("f1", 8))
@@ -86,7 +87,7 @@ class GrowFirefly(Pass):
     axis: str = site("")
     count: int = integer(1, high=1 << 24)
     candidates: int = integer(0, low=0)
-    epsilon: float = real(1e-4, low=0.0, open_low=True)
+    epsilon: float = real(1e-4, low=1e-6)
     by: str = word("fan_in", "both", default="fan_in")
 
     @property

@@ -73,7 +73,7 @@ class FireflyBundle(_Gradients):
 
     textual: ClassVar[str] = "firefly"
 
-    epsilon: float = real(1e-4, low=0.0, open_low=True)
+    epsilon: float = real(1e-4, low=1e-6)
     candidates: int = integer(0, low=0)
 
     def _pass(self) -> Pass:
