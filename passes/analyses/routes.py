@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from irgrow.axes import Atom, atoms
+from irgrow.axes import NEW, Atom, atoms, positions
 from irgrow.edits import Impossible
 from irgrow.graph import Graph, Node
 from irgrow.ops import (
@@ -159,10 +159,12 @@ class Walk:
         """Note a layer that reads the units."""
         graph = self.graph
         weight = graph.params[graph.param_name(node.name, "weight")]
-        counted = sum(a == Atom(self.axis) for a in atoms(weight.spec.dims[1]))
+        found = positions(weight.spec.dims[1], graph.widths).get(self.axis, [])
+        columns = sum(int((at != NEW).sum()) for at in found)
         units_at = [d for d, dim in enumerate(graph.types[source].dims) if Atom(self.axis) in atoms(dim)]
         mixed = node.op.mixes(graph.signatures[node.name])
-        if counted != 1 or units_at != [mixed] or not plain(graph, node.name):
+        once = columns == graph.widths[self.axis] * self._flat.get(source, 1) and units_at == [mixed]
+        if not once or not plain(graph, node.name):
             raise Impossible(f"`{node.name}` does not read every unit of `{self.axis}` once, with weights of its own")
         if weight.roles(1) != {Role.READS} or Atom(self.axis) in atoms(weight.spec.dims[0]):
             raise Impossible(f"`{weight.name}` makes and reads units of `{self.axis}`")

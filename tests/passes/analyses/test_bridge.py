@@ -240,3 +240,11 @@ def test_bad_recordings_are_refused():
         auxiliary(graph, "h", bad, found.signals)
     with pytest.raises(Impossible, match="no samples"):
         auxiliary(graph, "h", {"x": found.values["x"][:0]}, {"y": found.signals["y"][:0]})
+
+
+def test_layers_that_read_an_axis_twice_have_no_bridge():
+    """A stream and one of the layers that write to it, side by side: not all of what is read comes from the maker."""
+    text = "net n(x: [4]) { h = dense(x, 3) a = tanh(h) b = dense(tanh(dense(a, 5)), 3) s = add(a, b) c = concat(s, b) return dense(c, 2) }"
+    graph = parse(text)
+    with pytest.raises(Impossible, match="does not read every unit of `h` once"):
+        bridge(graph, "h")
