@@ -77,6 +77,7 @@ def carried_state(
     slots = known_slots(optimizer)
     held = carry is Carry.SIBLINGS and is_held(optimizer)
     found: dict[str, dict[str, Any]] = {}
+    newborn: set[str] = set()  # with young entries and none before, so that there is nothing to move
     for name in morphism.touched if carry is not Carry.FRESH else ():
         transfer = morphism.transfers[name]
         source = source_of(transfer)
@@ -88,17 +89,22 @@ def carried_state(
         found[name] = {key: _slot(key, value, old[source], slots, optimizer) for key, value in state.items()}
         step = Step(transfer, morphism.seed, name, tuple(new[name].shape))
         if held and YOUNG not in found[name] and adds(transfer):
-            found[name][YOUNG] = torch.zeros_like(old[source], dtype=torch.int8)
+            if isinstance(transfer, Chain):
+                found[name][YOUNG] = torch.zeros_like(old[source], dtype=torch.int8)
+            else:
+                newborn.add(name)
         for key, value in found[name].items():
             if not isinstance(value, Tensor) or value.shape != old[source].shape or key in _SCALARS:
                 continue
             warm = (carry is Carry.SIBLINGS and slots.get(key) in _WARM) or key in _NEEDS_POSITIVE
             start = _marked if key == YOUNG and held else _warmed if warm else _unchanged
             found[name][key] = _carried(step, source, value, slots.get(key, Kind.FREE), start)
+        if name in newborn:
+            found[name][YOUNG] = mark(torch.zeros_like(new[name], dtype=torch.int8), transfer)
     if held:
         _wake(optimizer, morphism, old, new, found)
-    for state in found.values():
-        if YOUNG in state and not state[YOUNG].any():
+    for name, state in found.items():
+        if YOUNG in state and name not in newborn and not state[YOUNG].any():
             del state[YOUNG]
     return {name: state for name, state in found.items() if state}
 
