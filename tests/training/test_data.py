@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from datasets import rows, same
+from sample_data import rows, same
 
 from irgrow.errors import DataError
 from irgrow.training.data import Digits, Npz, Spirals, ToyFeatures

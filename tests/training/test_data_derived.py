@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from datasets import rows, same
+from sample_data import rows, same
 
 from irgrow.errors import DataError, ProgramError
 from irgrow.grammar import parse_program

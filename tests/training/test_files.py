@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from datasets import RNG, message_of, rows, same
+from sample_data import RNG, message_of, rows, same
 
 from irgrow.errors import DataError
 from irgrow.training.data import SOURCES, Cifar, Mnist, Npz, read_cifar, read_idx
