@@ -297,6 +297,7 @@ class Controller:
             prefix = f"{key}/"
             record.load({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
         places = sorted(tuple(map(int, k.split("/")[1:])) for k in tensors if k.startswith(f"{RECENT}/"))
+        self.recent.clear()
         for i in range(1 + max((i for i, _ in places), default=-1)):
             self.recent.append(tuple(tensors[f"{RECENT}/{i}/{j}"] for n, j in places if n == i))
 
