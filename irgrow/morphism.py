@@ -188,7 +188,8 @@ class Morphism:
 
         summary = f"{self.summary}; {second.summary}"
         numbers = self.by_numbers or second.by_numbers
-        return Morphism(self.before, second.after, composed(self, second), {}, self.seed, summary, numbers)
+        transfers, notes = composed(self, second), self.notes + second.notes
+        return Morphism(self.before, second.after, transfers, {}, self.seed, summary, numbers, notes)
 
     def inverse(self) -> Morphism | None:
         """Return the rewrite that undoes this one, where nothing old was lost: it prunes what was added."""

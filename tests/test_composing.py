@@ -184,3 +184,9 @@ def test_pruning_what_was_grown_reads_nothing_new():
     grown = plan(GrowUnits("a", 2), GRAPH, Context(seed=3)).morphism
     pruned = plan(PruneUnits("a", (5, 6)), grown.after).morphism
     assert_same(carried_params(grown.then(pruned), tensors()), tensors())
+
+
+def test_notes_of_both_are_kept():
+    first = replace(plan(GrowUnits("a", 1), GRAPH, Context(seed=1)).morphism, notes=("one",))
+    second = replace(plan(GrowUnits("b", 1), first.after, Context(seed=2)).morphism, notes=("two",))
+    assert first.then(second).notes == ("one", "two")

@@ -146,8 +146,10 @@ class _Terminal(Watcher):
         self.progress.update(self.task, completed=report.step, description=f"loss {report.loss:.4f}{accuracy} {sizes}")
 
     def rewrite(self, receipt: Any, step: int) -> None:
-        """Print one line for a rewrite."""
+        """Print one line for a rewrite, and one for each of its notes."""
         self.console.print(f"step {step}: {receipt.rewrite}: {receipt.verdict}", markup=False)
+        for note in receipt.notes:
+            self.console.print(f"  note: {note}", markup=False)
 
     def epoch(self, row: dict[str, Any]) -> None:
         """Print one line for an epoch."""

@@ -208,6 +208,7 @@ class Run:
             "step": self.report.step,
             "rewrite": receipt.rewrite,
             "verdict": str(receipt.verdict),
+            **({"notes": list(receipt.notes)} if receipt.notes else {}),
             **self._size(),
         }
         self._record(row)

@@ -350,3 +350,14 @@ def test_a_run_can_be_stopped_after_every_step(folder, irgrow, fine, net, monkey
         answer = irgrow("train", "--resume", "run")
     assert weights(folder / "run") == weights(folder / "whole")
     assert history(folder / "run") == history(folder / "whole")
+
+
+def test_what_a_rewrite_fell_back_on_is_told_and_kept(folder, irgrow, write):
+    """The first layer has more units than inputs, so that no fan-in is orthogonal to those there are."""
+    answer = irgrow(
+        "train", write(NET + GROW.replace("grow_units\n", "grow_units(init = north_weight)\n") + TRAIN), "--out", "run"
+    )
+    rows = [row for row in history(folder / "run") if row["event"] == "rewrite" and "(h1" in row["rewrite"]]
+    assert len(rows) == 2
+    assert all("`h1` span all 2 directions" in note for row in rows for note in row["notes"])
+    assert "note: north_weight: the units of `h1` span all 2 directions" in " ".join(answer.err.split())
