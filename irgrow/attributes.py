@@ -202,6 +202,11 @@ def textual_name(cls: type) -> str:
     return given or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
 
 
+def problem_of(options: object) -> str | None:
+    """Return what is wrong with the options of an object, the first thing found, or `None`."""
+    return next((p for a in attributes(type(options)) if (p := a.problem(getattr(options, a.name)))), None)
+
+
 def call_text(thing: object) -> str:
     """Write an object as the language writes it, with the options that differ from their defaults."""
     texts: list[str] = []

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from irgrow.attributes import attributes, show
+from irgrow.attributes import show
 from irgrow.axes import NEW
 from irgrow.edits import Impossible
 from irgrow.fills import ZERO, Fill, Given
@@ -81,11 +81,6 @@ def _at_node(graph: Graph, node: str, kernels: bool) -> Synapses:
     if kernels and not found.has_kernels:
         raise Impossible(f"`{node}` has no kernels; leave `kernels` out")
     return found
-
-
-def problem_of(options: Any) -> str | None:
-    """Return what is wrong with an option of a pass, or `None`."""
-    return next((p for a in attributes(type(options)) if (p := a.problem(getattr(options, a.name)))), None)
 
 
 def given(options: Any, *names: str) -> str:

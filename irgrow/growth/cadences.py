@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from irgrow.attributes import attributes, call_text
+from irgrow.attributes import call_text, problem_of
 from irgrow.errors import OptionError
 from irgrow.ops import integer, integers, real
 from irgrow.passes import Memory
@@ -43,9 +43,8 @@ class Cadence:
     """
 
     def __post_init__(self) -> None:
-        for a in attributes(type(self)):
-            if problem := a.problem(getattr(self, a.name)):
-                raise OptionError(problem)
+        if problem := problem_of(self):
+            raise OptionError(problem)
 
     def __str__(self) -> str:
         return call_text(self)

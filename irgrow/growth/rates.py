@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from irgrow.attributes import attributes, call_text
+from irgrow.attributes import call_text, problem_of
 from irgrow.errors import DataError, OptionError
 from irgrow.graph import Graph, remembered
 from irgrow.ops import Coupling, Op, integer, real
@@ -40,9 +40,8 @@ class Rates:
     batches: int = integer(5)
 
     def __post_init__(self) -> None:
-        for a in attributes(type(self)):
-            if problem := a.problem(getattr(self, a.name)):
-                raise OptionError(problem)
+        if problem := problem_of(self):
+            raise OptionError(problem)
         if self.batches > self.every:
             raise OptionError(f"`batches`, {self.batches}, must be at most `every`, {self.every}")
 

@@ -29,6 +29,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from irgrow.attributes import problem_of
 from irgrow.edits import Impossible
 from irgrow.errors import OptionError
 from irgrow.fills import Fill, Given
@@ -50,7 +51,6 @@ from irgrow.passes.edges import (
     is_frozen,
     lowest,
     on,
-    problem_of,
     quotas,
     spread,
     switched_on,

@@ -26,6 +26,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from irgrow.attributes import problem_of
 from irgrow.edits import Impossible
 from irgrow.errors import OptionError
 from irgrow.graph import Graph
@@ -45,7 +46,6 @@ from irgrow.passes.edges import (
     lowest,
     numbers,
     on,
-    problem_of,
     quotas,
     spread,
     switched_off,

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from math import cos, pi
 from typing import ClassVar
 
+from irgrow.attributes import problem_of
 from irgrow.edits import Impossible
 from irgrow.errors import OptionError
 from irgrow.graph import Graph
@@ -37,7 +38,6 @@ from irgrow.passes.edges import (
     is_frozen,
     lowest,
     on,
-    problem_of,
     switched_off,
     switched_on,
 )
