@@ -58,6 +58,10 @@ class Initializer:
         """Return what new rows of weights start from where `chosen` says nothing."""
         raise NotImplementedError
 
+    def columns(self) -> Fill:
+        """Return what new columns start from where units start at zero, or as the mean of others."""
+        return self.default()
+
     def chosen(self, newborns: Newborns) -> dict[str, Fill]:
         """Return fills of particular parameters by full name.
 

@@ -14,3 +14,6 @@ class Random(Initializer):
 
     def default(self) -> Fill:
         return XavierUniform(match=True)
+
+    def columns(self) -> Fill:
+        return XavierUniform()

@@ -129,8 +129,7 @@ class GrowUnits(Pass):
         chosen |= dict.fromkeys(_added(graph, edits), made)
         norms = filled_up(graph, edits)
         ops = {name: op for name, (op, _) in norms.items()}
-        reads = XavierUniform() if isinstance(self.init, Random) else self.init.default()
-        fills = by_role(made, reads, made, chosen, given)
+        fills = by_role(made, self.init.columns(), made, chosen, given)
         morphism = regained(self._resize(graph, edits, context, fills, ops), norms)
         return self._absorbing(self._checked(morphism), context) if self.absorb else self._checked(morphism)
 

@@ -18,13 +18,14 @@ from irgrow.passes import (
     NorthSelect,
     NorthWeight,
     Random,
+    Trigger,
     WeightRank,
 )
 
 
 @dataclass(frozen=True)
 class _North(Bundle):
-    """NORTH* with the activity trigger: after every step, every hidden layer (Maile 2023, Algorithm 4 and Table 8)."""
+    """NORTH*: after every step, every hidden layer; by its activity (Maile 2023, Algorithm 4 and Table 8)."""
 
     gamma: float = real(0.97, low=0.0, open_low=True)
     epsilon: float = real(0.01, low=0.0, open_low=True)
@@ -35,10 +36,12 @@ class _North(Bundle):
     def _initializer(self) -> Initializer:
         raise NotImplementedError
 
+    def _trigger(self) -> Trigger:
+        return EffectiveDimension(self.gamma, self.epsilon, self.baseline)
+
     def program(self) -> GrowthProgram:
-        trigger = EffectiveDimension(self.gamma, self.epsilon, self.baseline)
-        grow = GrowUnits(init=self._initializer())
-        rule = Rule(textual_name(type(self)), grow, trigger, EverySteps(self.every), limit=(Limit("width", self.most),))
+        grow, limit = GrowUnits(init=self._initializer()), (Limit("width", self.most),)
+        rule = Rule(textual_name(type(self)), grow, self._trigger(), EverySteps(self.every), limit=limit)
         return GrowthProgram((rule,))
 
 
@@ -95,7 +98,7 @@ class NorthPreBundle(_North):
 
 
 @dataclass(frozen=True)
-class NorthWeightBundle(Bundle):
+class NorthWeightBundle(_North):
     """NORTH-Weight: grown by the rank of the weights, with fan-ins orthogonal to those there are.
 
     It needs no data. A layer with more units than inputs can have no such fan-in, and its rank cannot rise either.
@@ -111,14 +114,9 @@ class NorthWeightBundle(Bundle):
     textual: ClassVar[str] = "north_weight"
 
     gamma: float = real(0.99, low=0.0, open_low=True)
-    epsilon: float = real(0.01, low=0.0, open_low=True)
-    baseline: str = word("initial", "maximum", "last", default="initial")
-    every: int = integer(1)
-    most: int = integer(512)
 
-    def program(self) -> GrowthProgram:
-        trigger = WeightRank(self.gamma, self.epsilon, self.baseline)
-        limit = (Limit("width", self.most),)
-        return GrowthProgram(
-            (Rule("north_weight", GrowUnits(init=NorthWeight()), trigger, EverySteps(self.every), limit=limit),)
-        )
+    def _initializer(self) -> Initializer:
+        return NorthWeight()
+
+    def _trigger(self) -> Trigger:
+        return WeightRank(self.gamma, self.epsilon, self.baseline)
