@@ -18,8 +18,13 @@ from irgrow.growth import EverySteps, GrowthProgram, Limit, Rates, Rule, Where
 from irgrow.training import TrainSettings
 
 _KINDS = {"integer": "an integer", "real": "a number", "flag": "true or false", "integers": "a list of integers"}
-_GROUP_OF = {"initializer": "an initializer", "trigger": "a trigger", "pass": "a pass", "bundle": "a bundle"}
-_GROUP_OF["rates"] = "a rule for learning rates"
+_GROUP_OF = {
+    "initializer": "an initializer",
+    "trigger": "a trigger",
+    "pass": "a pass",
+    "bundle": "a bundle",
+    "rates": "a rule for learning rates",
+}
 
 
 class _Word(str):
