@@ -30,10 +30,10 @@ SIDES = (224, 64)
 
 
 def trained(net: Any) -> torch.optim.Optimizer:
-    """Fill the state of AdamW for every parameter."""
+    """Fill the state of AdamW for every parameter, by one step of random gradients."""
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
     for p in net.parameters():
-        p.grad = torch.zeros_like(p)
+        p.grad = torch.randn_like(p)
     optimizer.step()
     optimizer.zero_grad()
     return optimizer

@@ -206,11 +206,11 @@ def _warmed(moved: Tensor, transfer: Transfer, old: Tensor) -> Tensor:
         beside: Any = moved.shape[dim] - len(new) if full else (moved != 0).sum(dim, keepdim=True).clamp(min=1)
         mean = moved.sum(dim, keepdim=True) / beside
         moved.index_copy_(dim, new, mean.expand(*(len(new) if d == dim else -1 for d in range(moved.dim()))))
-    if not full:
-        alive = moved[moved != 0]
-        for dim, new in indices.items() if alive.numel() else ():
+    if not full and (alive := int(moved.count_nonzero())):
+        mean = moved.sum() / alive
+        for dim, new in indices.items():
             slab = moved.index_select(dim, new)
-            moved.index_copy_(dim, new, torch.where(slab == 0, alive.mean(), slab))
+            moved.index_copy_(dim, new, torch.where(slab == 0, mean, slab))
     return moved
 
 

@@ -227,7 +227,7 @@ def _fill(
 def _match(slab: np.ndarray, old: Tensor, dim: int) -> np.ndarray:
     """Return factors that give new units along `dim` the mean norm of the old ones."""
     over = tuple(d for d in range(old.ndim) if d != dim)
-    target = float(old.double().pow(2).sum(over).sqrt().mean()) if prod(old.shape) else 0.0
+    target = float(torch.linalg.vector_norm(old, dim=over, dtype=torch.float64).mean()) if prod(old.shape) else 0.0
     norms = np.sqrt((slab**2).sum(over, keepdims=True))
     return np.where(norms > 0, target / np.where(norms > 0, norms, 1.0), 1.0) if target > 0 else np.ones_like(norms)
 
