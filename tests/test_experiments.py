@@ -144,6 +144,23 @@ def test_mlp_on_the_files_of_mnist(tmp_path):
     assert int(runs[0]["parameters"]) == 784 * 64 + 64 + 64 * 64 + 64 + 64 * 10 + 10
 
 
+@pytest.mark.slow
+def test_images_on_the_files_of_cifar(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, count in (("data_batch_1.bin", 256), ("test_batch.bin", 20)):
+        records = rng.integers(0, 256, (count, 1 + 3 * 32 * 32))
+        records[:, 0] %= 10
+        (tmp_path / name).write_bytes(records.astype(np.uint8).tobytes())
+    chosen = ["static_small", "north_select"]
+    options = ("--data", str(tmp_path), "--seeds", "1", "--epochs", "1", "--strategies", *chosen)
+    status, said = run("images", tmp_path / "out", *options)
+    assert status == 0, said
+    runs, _ = check(tmp_path / "out", said, ["VGG-11", "WRN-28"], chosen, 1)
+    sizes = {(r["panel"], r["strategy"]): int(r["parameters"]) for r in runs}
+    for panel in ("VGG-11", "WRN-28"):
+        assert sizes[panel, "static_small"] < sizes[panel, "north_select"]
+
+
 def test_networks_that_go_on_keep_all_but_a_new_head():
     transfer = import_module("transfer")
     torch = pytest.importorskip("torch")
