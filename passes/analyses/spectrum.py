@@ -259,14 +259,22 @@ def rank_of(matrix: Float[Tensor, "rows columns"], epsilon: float) -> int:
     return positive_eigenvalues(shifted)
 
 
-def effective_rank(gram: Gram, epsilon: float) -> int:
-    """Return the number of singular values of X / sqrt(N) above epsilon (Maile 2023, 6.2.1)."""
+
+
+def effective_rank(gram: Gram, epsilon: float, scale: str = "columns") -> int:
+    """Return the number of singular values of X / sqrt(N) above epsilon (Maile 2023, 6.2.1).
+
+    Args:
+        gram: The activity X.
+        epsilon: Singular values up to it count as zero.
+        scale: Whether N is the number of `columns`; or of `neurons`, so that the rank rises with the columns.
+    """
 
     def find(mean: Tensor, count: int) -> int:
-        mean.diagonal().sub_(epsilon**2)
+        mean.diagonal().sub_(epsilon**2 * (1.0 if scale == "columns" else len(mean) / count))
         return positive_eigenvalues(mean)
 
-    return gram.known(("rank", epsilon), find)
+    return gram.known(("rank", epsilon, scale), find)
 
 
 def orthogonality(gram: Gram) -> float:

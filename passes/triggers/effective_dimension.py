@@ -4,7 +4,8 @@ phi(l) = rank_epsilon(H_l) / M_l counts the singular values of the post-activati
 number of columns (samples, for convolutions times positions). The trigger is T = max(0, rank - floor(gamma phi_0 M)),
 phi_0 measured when the site is first seen (Maile 2023, eq. 27, 28; `rounding = floor` is the printed form with max,
 which stops layers narrower than 34 for ever). For convolutions and residual networks the baseline is the running
-maximum (eq. 35).
+maximum (eq. 35). NeurOps, the authors' code, divides by sqrt(M_l) instead, so that the rank rises with the number of
+columns: `scale = neurons`.
 
 Activity is measured at the first layer that makes the units, behind its activation and before anything is added to it:
 on a residual stream, of a branch its own values and never the sum, so that no connection has to be switched off for it.
@@ -43,6 +44,7 @@ class EffectiveDimension(Relative):
         rounding: `count`, rank - floor(gamma phi_0 M); or `floor`, floor(rank - gamma phi_0 M) as printed.
         samples: Columns of activity kept, over as many steps as it takes; at least twice the units are, whatever is
             asked for, and nothing is said before there are more columns than units.
+        scale: What H_l is divided by the root of: the number of `columns`, or of `neurons`.
     """
 
     gamma: float = real(0.97, low=0.0, open_low=True)
@@ -50,12 +52,13 @@ class EffectiveDimension(Relative):
     baseline: str = word(*BASELINES, default="initial")
     rounding: str = word("count", "floor", default="count")
     samples: int = integer(WINDOW)
+    scale: str = word("columns", "neurons", default="columns")
 
     def watches(self, graph: Graph, site: str) -> tuple[Activity, ...]:
         return (activity_at(graph, site, self, self.samples),)
 
     def measure(self, view: View, site: str) -> tuple[float, int, int] | None:
-        found = rank_of_activity(view, site, self, self.epsilon)
+        found = rank_of_activity(view, site, self, self.epsilon, self.scale)
         return None if found is None else (found[0] / found[1], *found)
 
     def excess(self, count: int, target: float) -> int:
@@ -90,7 +93,9 @@ def activity_of(view: View, site: str, trigger: Trigger) -> Gram | None:
     return gram
 
 
-def rank_of_activity(view: View, site: str, trigger: Trigger, epsilon: float) -> tuple[int, int] | None:
+def rank_of_activity(
+    view: View, site: str, trigger: Trigger, epsilon: float, scale: str = "columns"
+) -> tuple[int, int] | None:
     """Return rank_epsilon of the recorded activity of a site, and of how many units; `None` while columns are too few.
 
     Raises:
@@ -99,4 +104,4 @@ def rank_of_activity(view: View, site: str, trigger: Trigger, epsilon: float) ->
     from irgrow.passes.analyses.spectrum import effective_rank
 
     gram = activity_of(view, site, trigger)
-    return None if gram is None else (effective_rank(gram, epsilon), gram.units)
+    return None if gram is None else (effective_rank(gram, epsilon, scale), gram.units)

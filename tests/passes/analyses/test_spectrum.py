@@ -34,9 +34,10 @@ def test_the_rank_is_what_an_svd_says(seed, width, samples, epsilon):
     h = rng.normal(size=(samples, width)) * rng.uniform(0, 3, width)
     gram = Gram(0, window=samples)
     gram.add(torch.as_tensor(h))
-    singular = np.linalg.svd(h / np.sqrt(gram.count), compute_uv=False)
-    if np.abs(singular - epsilon).min() > 1e-9:
-        assert effective_rank(gram, epsilon) == int((singular > epsilon).sum())
+    for scale, divisor in (("columns", gram.count), ("neurons", width)):
+        singular = np.linalg.svd(h / np.sqrt(divisor), compute_uv=False)
+        if np.abs(singular - epsilon).min() > 1e-9:
+            assert effective_rank(gram, epsilon, scale) == int((singular > epsilon).sum())
 
 
 def test_float32_data_is_accumulated_in_float64():

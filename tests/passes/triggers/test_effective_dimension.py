@@ -80,6 +80,17 @@ def test_epsilon_is_on_singular_values_divided_by_root_n():
     assert effective_rank(gram_of_rank(5, scale=0.009), 0.01) == 0
 
 
+def test_divided_by_the_units_the_rank_rises_with_the_columns():
+    """NeurOps divides by the root of the number of units: eight times as many columns, and faint directions count."""
+    found = {}
+    for scale in ("columns", "neurons"):
+        trigger, found[scale] = EffectiveDimension(1.0, scale=scale), []
+        for samples in (16, 128):
+            view = View(GRAPH, recorded={"r": gram_of_rank(6, samples=samples, scale=0.005)})
+            found[scale].append(trigger.measure(view, "h")[1])
+    assert found == {"columns": [0, 0], "neurons": [0, 6]}
+
+
 def test_units_over_positions_are_counted_along_their_own_dimension():
     """A dense layer behind a transpose makes units that are not those of the value."""
     graph = parse("net n(x: ids(7)[3]) { return embedding(x, 5) |> transpose |> h: dense(4) |> r: relu |> dense(2) }")
