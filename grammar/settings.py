@@ -137,7 +137,7 @@ def _diagnostic(m: Mistake, source: Source) -> Diagnostic:
 
 
 def _rule(entry: syntax.RuleDecl) -> Rule:
-    settings = _settings(entry.settings, ("every", "when", "apply", "where", "limit", "require"), "a rule")
+    settings = _settings(entry.settings, ("every", "when", "apply", "where", "limit", "require", "order"), "a rule")
     for needed in ("when", "apply"):
         if needed not in settings:
             raise Mistake(f"rule `{entry.name}` needs `{needed}`", entry.start, entry.end, code="missing-argument")
@@ -154,6 +154,8 @@ def _rule(entry: syntax.RuleDecl) -> Rule:
         options["limit"] = tuple(_limit(i) for i in items)
     if require := settings.get("require"):
         options["require"] = str(_plain(require.value))
+    if order := settings.get("order"):
+        options["order"] = str(_plain(order.value))
     try:
         return Rule(entry.name, **options)
     except OptionError as error:

@@ -6,14 +6,15 @@
         for receipt in controller.step(x, loss):
             print(receipt)
 
-After every step the rules are asked in order, each at every site in program order (Maile 2023, Algorithm 4). Statistics
-come from the forward passes that train, through hooks on the leaf modules; no pass is added.
+After every step the rules are asked in order, each at every site in program order (Maile 2023, Algorithm 4); rules with
+`order = sites` that follow one another take turns at every site (Algorithm 5). Statistics come from the forward passes
+that train, through hooks on the leaf modules; no pass is added.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from math import isfinite
@@ -206,17 +207,21 @@ class Controller:
         moment = Moment(self.count, self.steps_per_epoch)
         self._remember(() if batch is None else as_inputs(batch))
         receipts: list[Receipt] = []
-        for rule in self.program.rules:
-            cadence = self.memory.setdefault(rule.name, {})
-            if value is not None:
-                rule.every.observe(value, cadence)
-            sites = rule.sites(self.net.graph)
-            for site in sites if value is not None else ():
-                rule.when.observe(value or 0.0, self._remembered(rule, site))
-            if rule.every.due(moment, cadence):
-                for site in sites:
+        for rules in self.program.turns():
+            asked = [(rule, self._sites(rule, moment, value)) for rule in rules]
+            for site in _in_program_order(self.net.graph, (sites for _, sites in asked)):
+                for rule in (rule for rule, sites in asked if site in sites):
                     receipts.extend(self._ask(rule, site, batch, value, criterion))
         return receipts
+
+    def _sites(self, rule: Rule, moment: Moment, loss: float | None) -> tuple[str, ...]:
+        """Let a rule take the loss of a step; return where it is asked now."""
+        cadence, sites = self.memory.setdefault(rule.name, {}), rule.sites(self.net.graph)
+        if loss is not None:
+            rule.every.observe(loss, cadence)
+            for site in sites:
+                rule.when.observe(loss, self._remembered(rule, site))
+        return sites if rule.every.due(moment, cadence) else ()
 
     def _view(self, loss: float | None) -> View:
         return View(self.net.graph, self.count, loss, self.recorded, self.net.params)
@@ -307,6 +312,12 @@ def _recordable(watch: Watch, graph: Graph, leaves: Mapping[str, nn.Module], who
     for node in watch.nodes(graph):
         if node not in leaves:
             raise OptionError(f"nothing can be recorded at `{node}`: it has no module of its own; {who} asks for it")
+
+
+def _in_program_order(graph: Graph, sites: Iterable[tuple[str, ...]]) -> list[str]:
+    """Return sites of several rules, each once: axes in program order; what is none stands alone."""
+    place = {axis: i for i, axis in enumerate(graph.leaves)}
+    return sorted({site for some in sites for site in some}, key=lambda site: place.get(site, -1))
 
 
 def following(graph: Graph, edited: set[str]) -> set[str]:

@@ -130,6 +130,8 @@ class Rule:
         where: The sites; a pass that says itself where it works, such as `prune_edges`, is asked once and has none.
         limit: Bounds; units beyond them are not added.
         require: `exact` to carry out only what is proved to preserve the function, `any` for everything.
+        order: `rules` to finish with a rule before the next is asked. Rules that follow one another and all say
+            `sites` are taken together, site by site in program order: at each every one of them, then the next site.
     """
 
     name: str
@@ -139,15 +141,21 @@ class Rule:
     where: Where = field(default_factory=Where)
     limit: tuple[Limit, ...] = ()
     require: str = "exact"
+    order: str = "rules"
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise OptionError(f"the name of a rule is a word, found `{self.name}`")
         if self.require not in ("exact", "any"):
             raise OptionError(f"`require` takes exact or any, found {self.require}")
+        if self.order not in ("rules", "sites"):
+            raise OptionError(f"`order` takes rules or sites, found {self.order}")
         if self.apply.whole and self.where != Where():
             name = textual_name(type(self.apply))
             raise OptionError(f"`{name}` says itself where it works; leave `where` out of the rule")
+        if self.apply.whole and self.order == "sites":
+            name = textual_name(type(self.apply))
+            raise OptionError(f"`{name}` says itself where it works, so it cannot be taken site by site")
 
     def sites(self, graph: Graph) -> tuple[str, ...]:
         """Return where the rule is asked: its axes, or the one place its pass names itself.
@@ -167,12 +175,14 @@ class Rule:
             lines.append(f"    limit = {texts[0] if len(texts) == 1 else '[' + ', '.join(texts) + ']'}")
         if self.require != "exact":
             lines.append(f"    require = {self.require}")
+        if self.order != "rules":
+            lines.append(f"    order = {self.order}")
         return "\n".join([*lines, "  }"])
 
 
 @dataclass(frozen=True)
 class GrowthProgram:
-    """Rules, asked in order after every training step.
+    """Rules, asked after every training step: one after the other, or site by site where they say so.
 
     Args:
         rules: The rules.
@@ -187,6 +197,16 @@ class GrowthProgram:
         for name in names:
             if names.count(name) > 1:
                 raise OptionError(f"two rules are called `{name}`")
+
+    def turns(self) -> tuple[tuple[Rule, ...], ...]:
+        """Return the rules in groups, asked one after the other; the rules of a group are taken site by site."""
+        found: list[tuple[Rule, ...]] = []
+        for rule in self.rules:
+            if found and rule.order == found[-1][-1].order == "sites":
+                found[-1] += (rule,)
+            else:
+                found.append((rule,))
+        return tuple(found)
 
     def __str__(self) -> str:
         rates = [] if self.rates is None else [f"  rates = {self.rates}"]

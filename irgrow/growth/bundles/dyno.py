@@ -10,7 +10,7 @@ from irgrow.growth.bundles.base import Bundle
 from irgrow.growth.cadences import EverySteps
 from irgrow.growth.rates import AutoRGN
 from irgrow.growth.rules import GrowthProgram, Limit, Rule
-from irgrow.ops import flag, integer, real
+from irgrow.ops import flag, integer, real, word
 from irgrow.passes import DynoGrow, DynoPrune, GrowUnits, NorthSelect, PruneUnits, Redundancy
 
 
@@ -18,9 +18,9 @@ from irgrow.passes import DynoGrow, DynoPrune, GrowUnits, NorthSelect, PruneUnit
 class DynoBundle(Bundle):
     """DYNO: every hidden layer loses the units its activity has no dimension for, then gains those it has.
 
-    Every `every` steps all layers are pruned (dormant units first, then those most alike to the others), then, with
-    dimensions measured again on the latest batches, grown as NORTH-Select does. What a layer's dimension is compared
-    with is measured right after its last change.
+    Every `every` steps each layer is pruned (dormant units first, then those most alike to the others), then, with
+    dimensions measured again on the latest batches, grown as NORTH-Select does; then comes the next one (Algorithm 5).
+    What a layer's dimension is compared with is measured right after its last change.
 
     Args:
         delta: By what share the dimension must have moved.
@@ -31,6 +31,7 @@ class DynoBundle(Bundle):
         saturated: Whether a layer that uses all its dimensions grows by a unit; the text has no such rule, and then a
             layer with more than 1 / (1 + delta) of them can never grow.
         candidates: Candidates drawn for each new unit.
+        order: `sites` as printed, or `rules` to prune all layers before any grows.
     """
 
     textual: ClassVar[str] = "dyno"
@@ -42,6 +43,7 @@ class DynoBundle(Bundle):
     most: int = integer(4096)
     saturated: bool = flag(True)
     candidates: int = integer(100)
+    order: str = word("sites", "rules", default="sites")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,8 +57,8 @@ class DynoBundle(Bundle):
         wants = DynoGrow(self.delta, self.epsilon, cap="saturated" if self.saturated else "none")
         return GrowthProgram(
             (
-                Rule("dyno_prune", prune, DynoPrune(self.delta, self.epsilon), every, require="any"),
-                Rule("dyno_grow", grow, wants, every, limit=(Limit("width", self.most),)),
+                Rule("dyno_prune", prune, DynoPrune(self.delta, self.epsilon), every, require="any", order=self.order),
+                Rule("dyno_grow", grow, wants, every, limit=(Limit("width", self.most),), order=self.order),
             )
         )
 
@@ -75,6 +77,7 @@ class DynoSftBundle(DynoBundle):
         most: The largest width.
         saturated: Whether a layer that uses all its dimensions grows by a unit.
         candidates: Candidates drawn for each new unit.
+        order: `sites` as printed, or `rules` to prune all layers before any grows.
         batches: Gradients that the rates are averaged over.
     """
 
