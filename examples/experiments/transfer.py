@@ -32,11 +32,13 @@ TEXT = """
     when = dyno_prune(baseline = 1.0)
     apply = prune_units(by = redundancy(norm), count = 1, least = 5)
     require = any
+    order = sites
   }}
   rule dyno_grow {{
     every = 50
     when = dyno_grow(baseline = 1.0, cap = none)
     apply = grow_units(init = north_select(100))
+    order = sites
   }}
 """
 """DYNO as in the thesis's text, without a cap; layers are taken to have had all their dimensions, as in its code."""
