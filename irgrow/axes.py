@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod as product
 
 import numpy as np
@@ -270,6 +271,44 @@ def _mapped(axis: Axis, edits: Mapping[str, IndexMap], sizes: Mapping[str, int])
                 total = np.where((rows == NEW) | (columns == NEW), NEW, rows * old + columns).reshape(-1)
                 width *= old
             return total, width
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """An index map taken apart: what is copied in blocks, and what is new.
+
+    Args:
+        size: The new size.
+        blocks: Runs of consecutive old entries: (new start, old start, length).
+        added: The new entries.
+        run: Start and length of the new entries, if they are consecutive and there are any.
+    """
+
+    size: int
+    blocks: tuple[tuple[int, int, int], ...]
+    added: IndexMap
+    run: tuple[int, int] | None
+
+
+def layout(m: IndexMap) -> Layout:
+    """Take an index map apart.
+
+    >>> layout(np.array([0, 1, 3, NEW, NEW])).blocks, layout(np.array([0, 1, 3, NEW, NEW])).run
+    (((0, 0, 2), (2, 3, 1)), (3, 2))
+    """
+    return _laid_out(np.asarray(m, dtype=np.int64).tobytes())
+
+
+@lru_cache(maxsize=64)
+def _laid_out(index_map: bytes) -> Layout:
+    """Do so once: an edit gives the same map to many parameters."""
+    m: IndexMap = np.frombuffer(index_map, dtype=np.int64)
+    at, added = np.flatnonzero(m != NEW), np.flatnonzero(m == NEW)
+    together = added.size > 0 and int(added[-1] - added[0]) == added.size - 1
+    run = (int(added[0]), added.size) if together else None
+    cuts = np.flatnonzero((np.diff(at) != 1) | (np.diff(m[at]) != 1)) + 1
+    parts = np.split(at, cuts) if at.size else []
+    return Layout(len(m), tuple((int(p[0]), int(m[p[0]]), len(p)) for p in parts), added, run)
 
 
 def positions(axis: Axis, sizes: Mapping[str, int]) -> dict[str, list[NDArray[np.int64]]]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from irgrow.axes import NEW, IndexMap
+from irgrow.axes import NEW, IndexMap, Layout, layout
 from irgrow.errors import CompilerBug
 from irgrow.fills import ZERO, Fill, Given, fill_from_json, fill_to_json
 from irgrow.graph import Graph
@@ -54,6 +54,16 @@ class Select:
     grad: tuple[Scale | None, ...] = ()
     noise: tuple[float, ...] = ()
     plus: Compute | Given | None = None
+
+    @cached_property
+    def layouts(self) -> tuple[Layout | None, ...]:
+        """Per dimension the blocks and the new entries of its map."""
+        return tuple(None if m is None else layout(m) for m in self.maps)
+
+    @cached_property
+    def added(self) -> dict[int, Layout]:
+        """The dimensions that have new entries."""
+        return {dim: found for dim, found in enumerate(self.layouts) if found is not None and found.added.size}
 
     def factor(self, dim: int) -> Scale | None:
         """Return the factors along a dimension."""

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -20,7 +19,7 @@ from irgrow.errors import RefusedError
 from irgrow.fills import ZERO
 from irgrow.morphism import Chain, Gather, Keep, Morphism, Select, Step, Transfer, predecessor, source_of
 from irgrow.ops import MASK
-from irgrow.transfer import Kind, move
+from irgrow.transfer import Kind, move, put
 from irgrow.young import STEPS, YOUNG, adds, is_held, mark
 
 
@@ -197,20 +196,17 @@ def _warmed(moved: Tensor, transfer: Transfer, old: Tensor) -> Tensor:
         return moved
     if not isinstance(transfer, Select):
         return moved
-    added = {d: np.flatnonzero(m == NEW) for d, m in enumerate(transfer.maps) if m is not None and (m == NEW).any()}
-    if not added or not old.numel():
+    if not transfer.added or not old.numel():
         return moved
-    indices = {d: torch.from_numpy(new).to(moved.device) for d, new in added.items()}
     full = bool(old.min() > 0)
-    for dim, new in indices.items():
-        beside: Any = moved.shape[dim] - len(new) if full else (moved != 0).sum(dim, keepdim=True).clamp(min=1)
-        mean = moved.sum(dim, keepdim=True) / beside
-        moved.index_copy_(dim, new, mean.expand(*(len(new) if d == dim else -1 for d in range(moved.dim()))))
+    for dim, place in transfer.added.items():
+        beside: Any = place.size - len(place.added) if full else (moved != 0).sum(dim, keepdim=True).clamp(min=1)
+        put(moved, dim, place, moved.sum(dim, keepdim=True) / beside)
     if not full and (alive := int(moved.count_nonzero())):
         mean = moved.sum() / alive
-        for dim, new in indices.items():
-            slab = moved.index_select(dim, new)
-            moved.index_copy_(dim, new, torch.where(slab == 0, mean, slab))
+        for dim, place in transfer.added.items():
+            slab = moved.index_select(dim, torch.from_numpy(place.added).to(moved.device))
+            put(moved, dim, place, torch.where(slab == 0, mean, slab))
     return moved
 
 

@@ -15,14 +15,13 @@ from torch import Tensor, fx, nn
 from torch.optim import Optimizer
 
 from irgrow import registry
-from irgrow.axes import NEW
 from irgrow.errors import RefusedError
 from irgrow.fills import ZERO
 from irgrow.invariants import check_invariants, orphans
 from irgrow.morphism import Chain, Compute, Cut, Gather, Keep, Morphism, Select, predecessor, source_of
 from irgrow.network import Network
 from irgrow.slots import carried_state, place_new
-from irgrow.transfer import Kind, carried_params, move
+from irgrow.transfer import Kind, carried_params, move, put
 
 
 @dataclass
@@ -196,10 +195,8 @@ def _adopt(average: Tensor, live: Tensor, transfer: Any, old: Mapping[str, Tenso
     if not isinstance(transfer, Select):
         average.copy_(live)
         return
-    for dim, m in enumerate(transfer.maps):
-        if m is not None and (m == NEW).any():
-            index = torch.from_numpy((m == NEW).nonzero()[0]).to(average.device)
-            average.index_copy_(dim, index, live.detach().index_select(dim, index).to(average))
+    for dim, place in transfer.added.items():
+        put(average, dim, place, live.detach().index_select(dim, torch.from_numpy(place.added).to(live.device)))
 
 
 def _replace_in_optimizer(optimizer: Optimizer, swap: Swap, states: Mapping[str, dict[str, Any]], adopts: bool) -> None:

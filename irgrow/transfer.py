@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum
-from functools import lru_cache, partial
+from functools import partial
 from itertools import product
 from math import prod
 
@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from irgrow.axes import NEW, IndexMap
+from irgrow.axes import NEW, Layout
 from irgrow.computing import compute
 from irgrow.errors import CompilerBug
-from irgrow.fills import Fill, Given, generator
+from irgrow.fills import Constant, Fill, Given, generator
 from irgrow.morphism import (
     Chain,
     Compute,
@@ -109,15 +109,14 @@ def _chained(
 
 
 def _select(t: Select, old: Tensor, shape: tuple[int, ...], rng: Draws, kind: Kind, fill: Fill | None) -> Tensor:
-    new = _gathered(t.maps, old)
-    fresh = [(d, added) for d, m in enumerate(t.maps) if m is not None and len(added := _layout(m)[1])]
+    new = _gathered(t, old)
     for dim in range(len(t.maps)):
         factor = t.factor(dim) if kind is Kind.VALUE else t.grad_factor(dim)
         if factor is not None and kind is not Kind.FREE:
             new = new * _along(_powered(factor, kind), dim, new)
     if kind is Kind.VALUE and any(t.noise):
         new = _parted(t, new, old, rng)
-    _fill(t, new, old, fresh, rng, fill)
+    _fill(t, new, old, rng, fill)
     if shape and tuple(new.shape) != shape:
         raise CompilerBug(f"`{t.name}` was to have shape {list(shape)}, its maps give {list(new.shape)}")
     return new
@@ -148,43 +147,43 @@ def _parted(t: Select, new: Tensor, old: Tensor, rng: Draws) -> Tensor:
 _MOST_BLOCKS = 8
 
 
-def _gathered(maps: tuple[IndexMap | None, ...], old: Tensor) -> Tensor:
+def _gathered(t: Select, old: Tensor) -> Tensor:
     """Return the old entries at their new places; what stands at new ones is undefined.
 
     Units that keep their order are copied in blocks, which is what appending and most pruning come to; an index is
     only gathered where it is torn.
     """
-    whole = (((0, 0, size),) for size in old.shape)
-    runs = [w if m is None else _layout(m)[0] for m, w in zip(maps, whole, strict=True)]
-    if prod(len(r) for r in runs) > _MOST_BLOCKS:
-        for dim, m in enumerate(maps):
+    edited = [(dim, found) for dim, found in enumerate(t.layouts) if found is not None]
+    if prod(len(found.blocks) for _, found in edited) > _MOST_BLOCKS:
+        for dim, m in enumerate(t.maps):
             if m is not None:
                 old = old.index_select(dim, torch.from_numpy(np.maximum(m, 0)).to(old.device))
         return old
-    shape = [size if m is None else len(m) for m, size in zip(maps, old.shape, strict=True)]
+    shape = list(old.shape)
+    for dim, found in edited:
+        shape[dim] = found.size
     new = old.new_empty(shape)
-    for block in product(*runs):
+    for blocks in product(*(found.blocks for _, found in edited)):
         target, source = new, old
-        for dim, (at, start, length) in enumerate(block):
-            target, source = target.narrow(dim, at, length), source.narrow(dim, start, length)
+        for (dim, found), (at, start, length) in zip(edited, blocks, strict=True):
+            target = target if length == found.size else target.narrow(dim, at, length)
+            source = source if length == old.shape[dim] else source.narrow(dim, start, length)
         target.copy_(source)
     return new
 
 
-def _layout(m: IndexMap) -> tuple[tuple[tuple[int, int, int], ...], IndexMap]:
-    """Part an index map into blocks (new start, old start, length) of consecutive old entries, and the new entries."""
-    return _laid_out(np.asarray(m, dtype=np.int64).tobytes())
-
-
-@lru_cache(maxsize=64)
-def _laid_out(index_map: bytes) -> tuple[tuple[tuple[int, int, int], ...], IndexMap]:
-    """Do so once: an edit gives the same map to many parameters, gradients and slots."""
-    m: IndexMap = np.frombuffer(index_map, dtype=np.int64)
-    at, added = np.flatnonzero(m != NEW), np.flatnonzero(m == NEW)
-    if not at.size:
-        return (), added
-    cuts = np.flatnonzero((np.diff(at) != 1) | (np.diff(m[at]) != 1)) + 1
-    return tuple((int(part[0]), int(m[part[0]]), len(part)) for part in np.split(at, cuts)), added
+def put(tensor: Tensor, dim: int, place: Layout, values: Tensor | float) -> None:
+    """Write the new entries along a dimension: a number, or a tensor that is spread over them."""
+    if place.run is not None:
+        part = tensor.narrow(dim, *place.run)
+        part.copy_(values) if isinstance(values, Tensor) else part.fill_(values)
+        return
+    index = torch.from_numpy(place.added).to(tensor.device)
+    if isinstance(values, Tensor):
+        shape = (*tensor.shape[:dim], len(index), *tensor.shape[dim + 1 :])
+        tensor.index_copy_(dim, index, values.to(tensor).expand(shape))
+    else:
+        tensor.index_fill_(dim, index, values)
 
 
 def _powered(factor: np.ndarray, kind: Kind) -> np.ndarray:
@@ -199,37 +198,49 @@ def _along(values: np.ndarray, dim: int, like: Tensor) -> Tensor:
     return torch.from_numpy(values.reshape(shape)).to(like)
 
 
-def _fill(
-    t: Select, new: Tensor, old: Tensor, fresh: list[tuple[int, IndexMap]], rng: Draws, fill: Fill | None
-) -> None:
+def _fill(t: Select, new: Tensor, old: Tensor, rng: Draws, fill: Fill | None) -> None:
     """Write the new entries: random ones first, zeros last, because zero wins where two dimensions are new."""
     draws: np.random.Generator | None = None
-    jobs = [(fill or t.fills[dim], dim, added) for dim, added in fresh]
-    for chosen, dim, added in sorted(jobs, key=lambda job: (job[0].is_zero, job[1])):
-        if chosen.is_zero and added[-1] - added[0] == len(added) - 1:
-            new.narrow(dim, int(added[0]), len(added)).zero_()
-            continue
-        index = torch.from_numpy(added).to(new.device)
-        if chosen.is_zero:
-            new.index_fill_(dim, index, 0)
+    jobs = [(fill or t.fills[dim], dim) for dim in t.added]
+    for chosen, dim in sorted(jobs, key=lambda job: (job[0].is_zero, job[1])):
+        place = t.added[dim]
+        if chosen.is_zero or isinstance(chosen, Constant):
+            put(new, dim, place, chosen.value if isinstance(chosen, Constant) else 0.0)
             continue
         draws = draws or rng()
-        slab = chosen.slab(tuple(new.shape), dim, added, draws)
+        slab = chosen.slab(tuple(new.shape), dim, place.added, draws)
         if chosen.averages:
-            kept = torch.from_numpy(np.setdiff1d(np.arange(new.shape[dim]), added)).to(new.device)
+            kept = torch.from_numpy(np.setdiff1d(np.arange(place.size), place.added)).to(new.device)
             mean = new.detach().index_select(dim, kept).double().mean(dim, keepdim=True)
             slab = np.broadcast_to(mean.cpu().numpy(), slab.shape).copy()
         if chosen.matched:
             slab = slab * _match(slab, old, dim)
-        new.index_copy_(dim, index, torch.from_numpy(np.ascontiguousarray(slab)).to(new))
+        put(new, dim, place, torch.from_numpy(np.ascontiguousarray(slab)))
 
 
 def _match(slab: np.ndarray, old: Tensor, dim: int) -> np.ndarray:
     """Return factors that give new units along `dim` the mean norm of the old ones."""
     over = tuple(d for d in range(old.ndim) if d != dim)
-    target = float(torch.linalg.vector_norm(old, dim=over, dtype=torch.float64).mean()) if prod(old.shape) else 0.0
+    target = float(_norms(old, dim).mean()) if prod(old.shape) else 0.0
     norms = np.sqrt((slab**2).sum(over, keepdims=True))
     return np.where(norms > 0, target / np.where(norms > 0, norms, 1.0), 1.0) if target > 0 else np.ones_like(norms)
+
+
+_PART = 1 << 18
+"""How many numbers are turned into float64 at once."""
+
+
+def _norms(old: Tensor, dim: int) -> Tensor:
+    """Return the norm of every unit along a dimension, added up in float64; of a vector that of the whole.
+
+    `torch.linalg.vector_norm` takes one number at a time where it has to convert them, which is several times as slow.
+    """
+    over = tuple(d for d in range(old.ndim) if d != dim)
+    parts = old.split(max(1, _PART * len(old) // old.numel()))
+    room = torch.empty(parts[0].shape, dtype=torch.float64, device=old.device)
+    squares = [room[: len(part)].copy_(part).square_().sum(over) for part in parts]
+    total = torch.cat(squares) if dim == 0 and over else torch.stack(squares).sum(0)
+    return total.sqrt_()
 
 
 def _gather(t: Gather, old: Tensor, rng: Draws, fill: Fill | None) -> Tensor:

@@ -25,13 +25,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakSet
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from irgrow.axes import NEW
 from irgrow.morphism import Chain, Gather, Select, Transfer
+from irgrow.transfer import put
 
 YOUNG = "young"
 """The name of the slot: how many steps an entry still is young, zero for old ones."""
@@ -60,7 +60,7 @@ def adds(transfer: Transfer) -> bool:
         return any(adds(step.transfer) for step in transfer.steps)
     if isinstance(transfer, Gather):
         return bool((transfer.index == NEW).any())
-    return isinstance(transfer, Select) and any(m is not None and bool((m == NEW).any()) for m in transfer.maps)
+    return isinstance(transfer, Select) and bool(transfer.added)
 
 
 def mark(counts: Tensor, transfer: Transfer) -> Tensor:
@@ -68,9 +68,8 @@ def mark(counts: Tensor, transfer: Transfer) -> Tensor:
     if isinstance(transfer, Gather):
         counts.view(-1)[torch.from_numpy(transfer.index == NEW).to(counts.device)] = STEPS
     elif isinstance(transfer, Select):
-        for dim, m in enumerate(transfer.maps):
-            if m is not None and (m == NEW).any():
-                counts.index_fill_(dim, torch.from_numpy(np.flatnonzero(m == NEW)).to(counts.device), STEPS)
+        for dim, place in transfer.added.items():
+            put(counts, dim, place, STEPS)
     return counts
 
 
