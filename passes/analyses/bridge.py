@@ -14,6 +14,15 @@ channel of its own, which is the gradient of the product of the two kernels what
 Pooling between the layers is applied to those channels, which is exact for means and not for maxima (through the first
 of equals a maximum hands everything on); behind it, and behind a flatten, there is only the exact form. Norms count as
 one. On a residual stream the rows of all that read it are put under one another, for its first layer.
+
+What else new units pass is linear in them once it is known what they get there, and so it is exact: a depthwise
+convolution in which they have unit filters, attention in which their queries are zero and their keys are not, and of
+a product of units the factor that the others, at zero, do not make zero (`irgrow.passes.analyses.routes`). What new
+units must be given for that, beside zero fan-in, `irgrow.passes.analyses.companions` says.
+
+A unit can run in several lanes, one for every head or group. Their fan-in and their fan-out have nothing to do with one
+another, so that A falls into blocks, one for every lane of the layer that makes them. Singular vectors of all of A
+would let one lane live and the others die; so the best fan-outs of a unit are sought lane by lane.
 """
 
 from __future__ import annotations
@@ -30,10 +39,10 @@ from irgrow.axes import NEW, Atom, atoms, positions
 from irgrow.edits import Impossible
 from irgrow.graph import Graph, remembered
 from irgrow.ops import Conv, Dense
-from irgrow.ops.conv import per_dim, taps
 from irgrow.passes.analyses.entries import effective
+from irgrow.passes.analyses.kernels import by_kernel, by_reader, entries, entries_of_units, windows
 from irgrow.passes.analyses.places import makers
-from irgrow.passes.analyses.routes import Route, Walk, plain
+from irgrow.passes.analyses.routes import Route, SecondOrder, Walk, lanes, plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,14 +58,24 @@ class Bridge:
     """From what the first layer that makes an axis reads to all layers that read the axis.
 
     Args:
-        maker: The first layer.
+        maker: The first layer from which there is a bridge.
         routes: The layers that read its units, in program order.
         sloped: Whether the slopes at zero of the activations on the way are counted; else they are ones.
+        lanes: In how many lanes it makes a unit.
+        passed: The depthwise convolutions and the attentions on the way.
+        attended: Those of the attentions whose weights are looked at.
     """
 
     maker: str
     routes: tuple[Route, ...]
     sloped: bool
+    lanes: int = 1
+    passed: tuple[str, ...] = ()
+    attended: tuple[str, ...] = ()
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return by weight that reads the units the shape of one unit's entries."""
+        return {route.weight: route.shape for route in self.routes}
 
 
 @dataclass(frozen=True)
@@ -64,13 +83,37 @@ class Auxiliary:
     """The auxiliary gradient of an axis.
 
     Args:
-        matrix: Shape (fan-out entries of a unit, fan-in entries of a unit), float64; the fan-out entries of different
-            weights one after the other.
-        parts: By weight that reads the units the shape of one unit's entries, in the order of the rows.
+        blocks: Shape (lanes, fan-out entries of a lane, fan-in entries of a lane), float64; the fan-out entries of
+            different weights one after the other.
+        routes: One route for every weight that reads the units, in that order.
     """
 
-    matrix: Tensor
-    parts: Mapping[str, tuple[int, ...]]
+    blocks: Tensor
+    routes: tuple[Route, ...]
+
+    @property
+    def matrix(self) -> Tensor:
+        """The auxiliary gradient as a matrix, shape (fan-out entries of a unit, fan-in entries), lane by lane."""
+        import torch
+
+        return self.blocks[0] if len(self.blocks) == 1 else torch.block_diag(*self.blocks)
+
+    @property
+    def parts(self) -> dict[str, tuple[int, ...]]:
+        """By weight that reads the units the shape of one unit's entries."""
+        return {route.weight: route.shape for route in self.routes}
+
+    def fan_outs(self, rows: Array) -> dict[str, Array]:
+        """Return fan-outs by weight, shape (units, *shape of one unit's entries).
+
+        Args:
+            rows: Shape (units, lanes, fan-out entries of a lane), in the order of the rows of the blocks.
+        """
+        import torch
+
+        sizes = [prod(route.shape) // len(self.blocks) for route in self.routes]
+        cut = torch.as_tensor(np.ascontiguousarray(rows)).split(sizes, 2)
+        return {r.weight: entries_of_units(r, part).numpy() for r, part in zip(self.routes, cut, strict=True)}
 
 
 def needed(graph: Graph, axis: str) -> tuple[str, ...]:
@@ -85,30 +128,50 @@ def needed(graph: Graph, axis: str) -> tuple[str, ...]:
         found = bridge(graph, axis)
     except Impossible:
         return ()
-    return (graph[found.maker].inputs[0], *(route.node for route in found.routes))
+    beside = (name for node in found.attended for name in graph[node].inputs[:2])
+    return tuple(dict.fromkeys((graph[found.maker].inputs[0], *(route.node for route in found.routes), *beside)))
 
 
 @remembered
 def bridge(graph: Graph, axis: str, sloped: bool = False) -> Bridge:
     """Return the first layer that makes a leaf axis and the layers that read it.
 
+    Where the units of the first have no gradient of first order, as queries, it is the next that has.
+
     Raises:
         Impossible: The axis is made or read by something else, or passes through something that has no bridge.
     """
-    maker = next((m for m in makers(graph, axis) if isinstance(graph[m].op, Dense | Conv)), None)
-    if maker is None:
+    found = [m for m in makers(graph, axis) if isinstance(graph[m].op, Dense | Conv)]
+    if not found:
         raise Impossible(f"no dense layer or convolution makes `{axis}`")
+    reasons = []
+    for maker in found:
+        try:
+            return _from(graph, axis, maker, sloped)
+        except SecondOrder as reason:
+            reasons.append(reason)
+    raise Impossible(reasons[0].reason)
+
+
+def _from(graph: Graph, axis: str, maker: str, sloped: bool) -> Bridge:
+    """Return the bridge from one of the layers that make an axis."""
     weight = graph.params[graph.param_name(maker, "weight")]
     if len(weight.uses) > 1:
         raise Impossible(f"`{weight.name}` is tied; there is no bridge around one of its uses")
-    if graph.signatures[maker].axes["units"] != Atom(axis) or not plain(graph, maker):
-        raise Impossible(f"`{maker}` is a grouped convolution or does not make all of `{axis}`")
-    if Atom(axis) in atoms(weight.spec.dims[1]):
+    count = lanes(graph, weight.spec.dims[0], axis)
+    if Atom(axis) in atoms(weight.spec.dims[1]) or any(
+        Atom(axis) in atoms(d) for d in graph.types[graph[maker].inputs[0]].dims
+    ):
         raise Impossible(f"`{maker}` makes units of `{axis}` and reads them")
+    if not count:
+        raise Impossible(f"`{maker}` makes other units beside those of `{axis}`")
     walk = Walk(graph, axis, maker, sloped)
     if not walk.routes:
         raise Impossible(f"no dense layer or convolution reads `{axis}`")
-    return Bridge(maker, tuple(walk.routes), sloped)
+    for weight_name in (route.weight for route in walk.routes):
+        if len({(r.shape, r.origins, r.groups) for r in walk.routes if r.weight == weight_name}) > 1:
+            raise Impossible(f"`{weight_name}` is tied and reads units of `{axis}` in two ways")
+    return Bridge(maker, tuple(walk.routes), sloped, count, tuple(walk.passed), tuple(walk.attended))
 
 
 def auxiliary(
@@ -120,6 +183,7 @@ def auxiliary(
     sloped: bool = False,
     across: Bridge | None = None,
     bias: bool = False,
+    params: Mapping[str, Any] | None = None,
 ) -> Auxiliary:
     """Return the auxiliary gradient of a leaf axis, in the precision of what was recorded, float32 at least.
 
@@ -132,6 +196,7 @@ def auxiliary(
         sloped: Whether to count the slopes at zero on the way, so that the matrix times a fan-out is the gradient.
         across: The bridge, if it is not that of the graph: its routes may count fewer outputs, if the signals do.
         bias: Whether a last column stands for the bias of a new unit, as if the layer read a one beside the rest.
+        params: Parameters, for the frequencies of attention with rotary positions.
 
     Raises:
         Impossible: There is no bridge, something was not recorded, or a number is not finite.
@@ -141,18 +206,27 @@ def auxiliary(
     found = across or bridge(graph, axis, sloped)
     x = _recorded(graph, graph[found.maker].inputs[0], values, "the values")
     heard = {route.node: _recorded(graph, route.node, signals, "the gradient by the values") for route in found.routes}
+    beside = {
+        name: _recorded(graph, name, values, "the values") for n in found.attended for name in graph[n].inputs[:2]
+    }
+    rotary = {name: params[name] for n in found.attended for name in graph.own_params[n] if params and name in params}
     dtype = torch.promote_types(x.dtype, torch.float32)
     fan_in = prod(graph.param_shape(graph.param_name(found.maker, "weight"))[1:]) + bias
-    parts = {route.weight: route.shape for route in found.routes}
-    sums = {w: torch.zeros((prod(s), fan_in), dtype=torch.float64, device=_home(x)) for w, s in parts.items()}
+    routes = {route.weight: route for route in found.routes}
+    rows = {weight: prod(route.shape) // found.lanes for weight, route in routes.items()}
+    sums = {
+        weight: torch.zeros((found.lanes, size, fan_in), dtype=torch.float64, device=_home(x))
+        for weight, size in rows.items()
+    }
     places = prod(graph.shape(found.maker)) // graph.widths[axis]
     step = max(1, _MOST_ENTRIES // (fan_in * places))
     for start in range(0, len(x), step):
-        part = x[start : start + step].to(dtype)
-        told = {name: value[start : start + step].to(dtype) for name, value in heard.items()}
-        for route, matrix in _matrices(graph, found, axis, part, told, borders, bias):
+        some = slice(start, start + step)
+        told = {name: value[some].to(dtype) for name, value in heard.items()}
+        near = rotary | {name: value[some] for name, value in beside.items()}
+        for route, matrix in _blocks(graph, found, axis, x[some].to(dtype), told, near, borders, bias):
             sums[route.weight] += matrix.to(sums[route.weight])
-    return Auxiliary(torch.cat(list(sums.values())), parts)
+    return Auxiliary(torch.cat(list(sums.values()), 1), tuple(routes.values()))
 
 
 def contributions(graph: Graph, axis: str, value: Any, fan_in: Any, fan_outs: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -173,24 +247,27 @@ def contributions(graph: Graph, axis: str, value: Any, fan_in: Any, fan_outs: Ma
     import torch
     from torch.nn import functional as F
 
-    maker = bridge(graph, axis).maker
-    source = graph[maker].inputs[0]
+    found = bridge(graph, axis)
+    maker, source = found.maker, graph[found.maker].inputs[0]
+    if found.lanes > 1:
+        raise Impossible(f"units of `{axis}` run in {found.lanes} lanes; candidates are not tried there")
     x = _recorded(graph, source, {source: value}, "the values")
     weight = torch.as_tensor(fan_in).to(x).flatten(1)
     dim = 1 if isinstance(graph[maker].op, Conv) else -1
-    before = torch.tensordot(_unfolded(graph, maker, x).movedim(dim, -1), weight.T, 1).movedim(-1, dim)
+    before = torch.tensordot(entries(graph, maker, 1, x).movedim(dim, -1), weight.T, 1).movedim(-1, dim)
     walk = Walk(graph, axis, maker, False, before, active=True)
     added: dict[str, Tensor] = {}
     for route in walk.routes:
-        read, out = walk.read[route.node], torch.as_tensor(fan_outs[route.weight]).to(x)
+        count, out = len(route.origins), torch.as_tensor(fan_outs[route.weight]).to(x)
+        read = walk.read[route.node].unflatten(0, (count, -1))
+        out = out.reshape(len(out), route.shape[0], count, *route.shape[1 + (count > 1) :])
         if isinstance(graph[route.node].op, Conv):
-            _, stride, padding, dilation = _windows(graph, route.node)
-            convolve: Any = F.conv1d if read.dim() == 3 else F.conv2d
-            added[route.node] = convolve(read, out.transpose(0, 1), None, stride, padding, dilation)
-        elif len(route.shape) > 1:
-            added[route.node] = torch.einsum("nup,uop->no", read, out)
+            _, stride, padding, dilation = windows(graph, route.node)
+            convolve: Any = F.conv1d if read.dim() == 4 else F.conv2d
+            kernels = out.transpose(0, 2).transpose(0, 1).flatten(1, 2)
+            added[route.node] = convolve(read.transpose(0, 1).flatten(1, 2), kernels, None, stride, padding, dilation)
         else:
-            added[route.node] = read @ out
+            added[route.node] = torch.einsum("kn...u,uok->n...o", read, out)
     return added
 
 
@@ -251,108 +328,41 @@ def _recorded(graph: Graph, name: str, found: Mapping[str, Any] | None, what: st
     return value
 
 
-def _matrices(
-    graph: Graph, found: Bridge, axis: str, x: Tensor, signals: Mapping[str, Tensor], borders: str, bias: bool
+def _blocks(
+    graph: Graph,
+    found: Bridge,
+    axis: str,
+    x: Tensor,
+    signals: Mapping[str, Tensor],
+    beside: Mapping[str, Any],
+    borders: str,
+    bias: bool,
 ) -> Iterator[tuple[Route, Tensor]]:
-    """Yield every route with its part of the auxiliary gradient, shape (fan-out entries, fan-in entries)."""
+    """Yield every route with its part of the auxiliary gradient, shape (lanes, fan-out entries, fan-in entries)."""
     import torch
 
     printed = {r.node for r in found.routes if borders == "kernel" and _two_kernels(graph, found.maker, r)}
     dim = 1 if isinstance(graph[found.maker].op, Conv) else -1
     exact = len(printed) < len(found.routes)
-    entries = _unfolded(graph, found.maker, x) if exact or bias else x
-    ones = [torch.ones_like(entries.narrow(dim, 0, 1))] if bias else []
-    beside = Walk(graph, axis, found.maker, found.sloped, ones[0]) if printed and bias else None
+    read = entries(graph, found.maker, found.lanes, x) if exact or bias else x
+    ones = [torch.ones_like(read.narrow(dim, 0, 1))] if bias else []
+    aside = Walk(graph, axis, found.maker, found.sloped, ones[0], beside=beside) if printed and bias else None
     for route in found.routes:
         if route.node in printed:
-            matrix = route.slope * _by_kernel(graph, found.maker, route, x, signals[route.node])
-            if beside is not None:
-                last = _by_reader(graph, route, beside.read[route.node], signals[route.node])
-                matrix = torch.cat([matrix, last], 1)
+            matrix = route.slope * by_kernel(graph, found.maker, route, x, signals[route.node])[None]
+            if aside is not None:
+                last = by_reader(graph, route, 1, aside.read[route.node], signals[route.node])
+                matrix = torch.cat([matrix, last], 2)
             yield route, matrix
     if not exact:
         return
-    entries = torch.cat([entries, *ones], dim) if bias else entries
-    walk = Walk(graph, axis, found.maker, found.sloped, entries)
+    read = torch.cat([read, *ones], dim) if bias else read
+    walk = Walk(graph, axis, found.maker, found.sloped, read, beside=beside)
     for route in found.routes:
         if route.node not in printed:
-            yield route, _by_reader(graph, route, walk.read[route.node], signals[route.node])
+            yield route, by_reader(graph, route, found.lanes, walk.read[route.node], signals[route.node])
 
 
 def _two_kernels(graph: Graph, maker: str, route: Route) -> bool:
     both = isinstance(graph[maker].op, Conv) and isinstance(graph[route.node].op, Conv)
-    return both and route.direct
-
-
-# both forms ----------------------------------------------------------------------------------------------------------
-
-
-def _windows(graph: Graph, node: str) -> tuple[tuple[int, ...], ...]:
-    """Return kernel, stride, padding and dilation of a convolution."""
-    op, rank = graph[node].op, graph.types[node].rank - 1
-    assert isinstance(op, Conv)
-    kernel, stride, padding, dilation = (per_dim(w, rank) for w in (op.kernel, op.stride, op.padding, op.dilation))
-    return kernel, stride, padding, dilation
-
-
-def _unfolded(graph: Graph, maker: str, x: Tensor) -> Tensor:
-    """Return what a unit reads, laid out as the output of its layer with one fan-in entry per unit."""
-    import torch
-
-    if not isinstance(graph[maker].op, Conv):
-        return x
-    kernel, stride, padding, dilation = _windows(graph, maker)
-    x = torch.nn.functional.pad(x, [p for size in reversed(padding) for p in (size, size)])
-    sliding: Any = taps(x, kernel, stride, dilation)  # type: ignore[arg-type]
-    return torch.stack(list(sliding), 2).flatten(1, 2)
-
-
-def _weight_gradient(
-    x: Tensor, shape: tuple[int, ...], signal: Tensor, stride: Any, padding: Any, dilation: Any
-) -> Tensor:
-    """Return the gradient of a kernel of this shape, given what it reads and the gradient by what it gives."""
-    from torch.nn.grad import conv1d_weight, conv2d_weight
-
-    rule: Any = conv1d_weight if x.dim() == 3 else conv2d_weight
-    found: Tensor = rule(x, shape, signal, stride, padding, dilation)
-    return found
-
-
-def _by_reader(graph: Graph, route: Route, read: Tensor, signal: Tensor) -> Tensor:
-    """Return the weight gradient of a reader for the fan-in entries as its channels, sorted."""
-    import torch
-
-    if isinstance(graph[route.node].op, Conv):
-        kernel, stride, padding, dilation = _windows(graph, route.node)
-        shape = (route.shape[0], read.shape[1], *kernel)
-        found = _weight_gradient(read, shape, signal, stride, padding, dilation)
-        return found.movedim(1, -1).reshape(-1, read.shape[1])
-    if len(route.shape) > 1:  # behind a flatten: (samples, fan-in entries, positions)
-        return torch.einsum("no,nip->opi", signal, read).flatten(0, 1)
-    return signal.flatten(0, -2).T @ read.flatten(0, -2)
-
-
-def _by_kernel(graph: Graph, maker: str, route: Route, x: Tensor, signal: Tensor) -> Tensor:
-    """Return the gradient of the printed bridge kernel, unfolded."""
-    import torch
-
-    (k1, s1, p1, d1), (k2, s2, p2, d2) = _windows(graph, maker), _windows(graph, route.node)
-    reach = tuple(da * (a - 1) + db * (b - 1) + 1 for a, da, b, db in zip(k1, d1, k2, d2, strict=True))
-    stride = tuple(a * b for a, b in zip(s1, s2, strict=True))
-    padding = tuple(a + b for a, b in zip(p1, p2, strict=True))
-    sizes = (n + 2 * p - r for n, p, r in zip(x.shape[2:], padding, reach, strict=True))
-    gives = [size // s + 1 for size, s in zip(sizes, stride, strict=True)]
-    if gives != list(signal.shape[2:]):
-        raise Impossible(
-            f"the bridge kernel around `{maker}` and `{route.node}` gives {gives} positions, `{route.node}` "
-            f"{list(signal.shape[2:])}; use `borders = exact`"
-        )
-    shape = (route.shape[0], x.shape[1], *reach)
-    found = _weight_gradient(x, shape, signal, stride, padding, (1,) * len(k1))
-    for dim, (a, da, b, db) in enumerate(zip(k1, d1, k2, d2, strict=True)):
-        at = db * torch.arange(b)[:, None] + da * torch.arange(a)[None, :]
-        found = found.movedim(2 + dim, -1)[..., at.to(found.device)].movedim((-2, -1), (2 + dim, 2 + dim + 1))
-        found = found.movedim(2 + dim + 1, -1)  # second taps stay in front, first taps go to the end
-    rank = len(k1)
-    order = (0, *range(2, 2 + rank), 1, *range(2 + rank, 2 + 2 * rank))
-    return found.permute(order).reshape(prod(route.shape), -1)
+    return both and route.direct and plain(graph, maker)

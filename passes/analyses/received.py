@@ -7,7 +7,8 @@ over the value itself, t further on: pooled with a stride of one, the value is r
 stride of the pooling. The result is exactly V^T A of `irgrow.passes.analyses.bridge` (`borders = exact`).
 
 It works where one layer reads the units, behind activations, norms, at most one pooling without padding (of a maker
-with a stride of one) and a flatten; `way` says whether that is so.
+with a stride of one) and a flatten; not in groups, and not behind depthwise convolutions, attention and products. `way`
+says whether that is so.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from irgrow.graph import Graph, Node, remembered
 from irgrow.ops import AvgPool, Conv, Coupling, Flatten, MaxPool
 from irgrow.ops.conv import per_dim
 from irgrow.passes.analyses.bridge import bridge
+from irgrow.passes.analyses.routes import plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +55,9 @@ def way(graph: Graph, axis: str) -> Way | None:
     """
     found = bridge(graph, axis)
     maker, pool, flat = graph[found.maker], None, None
-    if len(found.routes) != 1:
+    if len(found.routes) != 1 or found.lanes > 1 or found.passed:
+        return None
+    if not (plain(graph, found.maker) and plain(graph, found.routes[0].node)):
         return None
     node = maker
     while len(graph.users[node.name]) == 1:

@@ -1,16 +1,25 @@
 """The ways on which new units reach the layers that read them, and what is done to them on each.
 
-Activations, norms, sums, pooling, concatenation, padding, transposition and a flatten of everything are followed; what
-is made of units by other weights, such as filters of a depthwise convolution or the other factor of a product, is not.
+Activations, norms, sums, pooling, concatenation, padding, transposition and a flatten of everything are followed. So is
+what treats new units in a way that can be known before they are there: a depthwise convolution, in which they get unit
+filters (`irgrow.passes.analyses.carrying`); attention, as values, whose weights stay what they are; a product with
+units that are a constant while their weights are zero, as behind a sigmoid. Where two factors are new and zero there is
+no gradient of first order: queries and keys, or a product with units that are zero.
+
+A unit of an axis can run in several lanes: one for every head that has the axis, every group of a convolution, every
+filter of a depthwise one, every position of a flatten. Lanes stand in the order in which the units' axis lists them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from irgrow.axes import NEW, Atom, atoms, positions
+import numpy as np
+
+from irgrow.axes import NEW, Atom, Axis, atoms, positions
 from irgrow.edits import Impossible
 from irgrow.graph import Graph, Node
 from irgrow.ops import (
@@ -22,18 +31,22 @@ from irgrow.ops import (
     Conv,
     Coupling,
     Dense,
+    Depthwise,
+    DotProductAttention,
     Flatten,
-    InstanceNorm,
-    LeakyReLU,
     MaxPool,
     Pad,
     Role,
     Transpose,
 )
-from irgrow.ops.conv import per_dim
+from irgrow.passes.analyses import carrying
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class SecondOrder(Impossible):
+    """What new units give is a product of two things that are both zero at first."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +56,11 @@ class Route:
     Args:
         node: The layer.
         weight: Full name of its weight.
-        shape: Shape of the fan-out entries of one unit: outputs, then kernel taps or the positions of a flatten.
+        shape: Shape of the fan-out entries of one unit: outputs, then lanes if it reads several, then kernel taps.
         slope: Product of the slopes at zero on the way, summed over the ways.
         direct: Whether nothing else is done to the units on the way.
+        origins: For every lane that reaches it the lane of the maker it comes from.
+        groups: In how many groups it reads lanes; each is read by its own outputs.
     """
 
     node: str
@@ -53,12 +68,46 @@ class Route:
     shape: tuple[int, ...]
     slope: float
     direct: bool
+    origins: tuple[int, ...] = (0,)
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class Carried:
+    """New units at a node.
+
+    Args:
+        origins: For every lane the lane of the maker it comes from.
+        slope: Product of the slopes at zero so far, summed over the ways.
+        direct: Whether nothing else was done to them.
+        value: One channel per fan-in entry, shape (lanes * samples, ...) and else laid out as the node.
+    """
+
+    origins: tuple[int, ...]
+    slope: float = 1.0
+    direct: bool = True
+    value: Tensor | None = None
 
 
 def plain(graph: Graph, node: str) -> bool:
     """Return whether a layer is dense or a convolution that is not grouped."""
     op = graph[node].op
     return not isinstance(op, Conv) or "reads" not in graph.signatures[node].axes
+
+
+def lanes(graph: Graph, units: Axis, axis: str) -> int:
+    """Return how often each unit of a leaf axis stands among units; 0 if there are others or orders differ.
+
+    >>> from irgrow.axes import prod
+    >>> from irgrow.grammar import parse
+    >>> g = parse("net n(x: [2]) { return x |> h: dense(6) |> dense(1) }")
+    >>> lanes(g, Atom("h"), "h"), lanes(g, prod([Atom("h"), Atom("x")]), "h"), lanes(g, Atom("x"), "h")
+    (1, 2, 0)
+    """
+    found = positions(units, graph.widths).get(axis, [])
+    if len(found) != 1 or bool((found[0] == NEW).any()):
+        return 0
+    return len(found[0]) // graph.widths[axis]
 
 
 class Walk:
@@ -71,147 +120,213 @@ class Walk:
         axis: The leaf axis of the units.
         maker: The layer that makes them.
         sloped: Whether to multiply by the slopes at zero of the activations on the way.
-        entries: The channels, laid out as the output of the maker with one per unit.
+        entries: The channels, shape (lanes * samples, ...) and else laid out as the output of the maker.
         active: Whether the channels are new units themselves, to which activations and norms are done.
+        beside: Values of the queries and keys of `attended`, by node, and frequencies of rotary positions by name.
 
     Attributes:
         routes: The readers met.
-        read: What each of them reads, by node; laid out as its input, after a flatten (samples, entries, positions).
+        read: What each of them reads, by node, shape (lanes * samples, ...).
+        attended: The attentions on the way whose weights are looked at.
+        passed: The nodes on the way that have filters of the new units, or queries and keys.
     """
 
     def __init__(
-        self, graph: Graph, axis: str, maker: str, sloped: bool, entries: Tensor | None = None, active: bool = False
+        self,
+        graph: Graph,
+        axis: str,
+        maker: str,
+        sloped: bool,
+        entries: Tensor | None = None,
+        active: bool = False,
+        beside: Mapping[str, Any] | None = None,
     ) -> None:
-        self.graph, self.axis, self.sloped, self.active = graph, axis, sloped, active
+        self.graph, self.axis, self.sloped, self.active, self.beside = graph, axis, sloped, active, beside or {}
         self.routes: list[Route] = []
         self.read: dict[str, Tensor] = {}
-        self._values: dict[str, Tensor | None] = {maker: entries}
-        self._slopes = {maker: 1.0}
-        self._direct = {maker: True}
-        self._flat: dict[str, int] = {}
+        self.attended: list[str] = []
+        self.passed: list[str] = []
+        count = lanes(graph, graph.signatures[maker].axes["units"], axis)
+        self._at = {maker: Carried(tuple(range(count)), value=entries)}
         for node in graph:
-            if node.name != maker and any(i in self._slopes for i in node.inputs):
-                self._pass(node)
+            if node.name != maker and any(i in self._at for i in node.inputs):
+                if isinstance(node.op, Dense | Conv):
+                    self._reader(node, self._at[node.inputs[0]])
+                else:
+                    self._at[node.name] = self._passed(node)
 
-    def _pass(self, node: Node) -> None:
-        known = [i for i in node.inputs if i in self._slopes]
-        value, slope, direct = self._values[known[0]], self._slopes[known[0]], all(self._direct[i] for i in known)
-        if known[0] in self._flat:
-            self._flat[node.name] = self._flat[known[0]]
-        match node.op:
-            case Dense() | Conv():
-                self._flat.pop(node.name, None)
-                self._reader(node, known[0])
-                return
-            case _ if node.op.coupling is Coupling.SUM:
-                slope = sum(self._slopes[i] for i in known)
-                summed = [v for i in known if (v := self._values[i]) is not None]
-                value = summed[0] if summed else None
-                for other in summed[1:]:
-                    value = value + other if value is not None else other
+    def _passed(self, node: Node) -> Carried:
+        """Return the new units behind a node."""
+        known = [self._at[i] for i in node.inputs if i in self._at]
+        at, op, value = known[0], node.op, known[0].value
+        match op:
+            case _ if op.coupling is Coupling.SUM and len({k.origins for k in known}) == 1:
+                summed = [k.value for k in known if k.value is not None]
+                total = reduce(lambda x, y: x + y, summed) if summed else None
+                return replace(at, slope=sum(k.slope for k in known), direct=all(k.direct for k in known), value=total)
             case MaxPool() | AvgPool():
-                value, direct = self._pooled(node, value), False
-            case Flatten() | Pad() | Transpose():
-                value, direct = self._moved(node, known[0], value), False
+                features = self.graph.types[node.inputs[0]].features
+                return replace(at, direct=False, value=value if value is None else carrying.pooled(op, value, features))
+            case Pad() | Transpose():
+                return replace(at, direct=False, value=value if value is None else carrying.moved(op, value))
+            case Flatten():
+                return self._flattened(node, at)
             case Concat() if len(known) == 1 and self._along_units(node):
-                pass
-            case _ if node.op.coupling is Coupling.STATISTICS and not (self.active or node.op.kind == "softmax"):
-                pass
-            case _ if node.op.coupling is Coupling.PER_UNIT and self._by_itself(node) and self.active:
-                value = None if value is None else self._done(node, value)
-            case _ if node.op.coupling is Coupling.PER_UNIT and self._by_itself(node):
-                own = node.op.facts.slope_at_zero if self.sloped else 1.0
-                slope = slope * own
-                value = value if value is None or own == 1.0 else value * own
-            case _:
-                raise Impossible(f"units of `{self.axis}` pass through `{node.name}`; there is no bridge around it")
-        self._values[node.name], self._slopes[node.name], self._direct[node.name] = value, slope, direct
+                return at
+            case Depthwise():
+                return self._filtered(node, at)
+            case DotProductAttention():
+                return self._attending(node, at)
+            case _ if op.coupling is Coupling.PRODUCT:
+                return self._multiplied(node, at)
+            case _ if op.coupling is Coupling.STATISTICS and not (self.active or op.kind == "softmax"):
+                return at
+            case _ if op.coupling is Coupling.PER_UNIT and self._by_itself(node):
+                if self.active:
+                    return at if value is None else replace(at, value=self._done(node, at, value))
+                slope = op.facts.slope_at_zero if self.sloped else 1.0
+                scaled = value if value is None or slope == 1.0 else value * slope
+                return replace(at, slope=at.slope * slope, value=scaled)
+        raise Impossible(f"units of `{self.axis}` pass through `{node.name}`; there is no bridge around it")
 
     def _by_itself(self, node: Node) -> bool:
         """Whether a per-unit op does to a unit what it does to any other: it has no filters, only gains and shifts."""
         filters = [s for s in self.graph.specs[node.name] if len(s.dims) > 1 and not node.op.facts.additive]
         return not filters and self.graph.types[node.name].dims == self.graph.types[node.inputs[0]].dims
 
-    def _done(self, node: Node, value: Tensor) -> Tensor:
+    def _done(self, node: Node, at: Carried, value: Tensor) -> Tensor:
         """Do to new units what an activation does, or a norm with gain 1 and shift 0 over the batch."""
-        from torch.nn import functional as F
-
-        match node.op:
-            case Activate(function):
-                after: Tensor = ACTIVATIONS[function].layer()(value)
-                return after
-            case LeakyReLU(slope):
-                return F.leaky_relu(value, slope)
-            case BatchNorm(eps):
-                over = (0,) if node.name in self._flat else tuple(d for d in range(value.dim()) if d != 1)
-                centred = value - value.mean(over, keepdim=True)
-                return centred / (centred.pow(2).mean(over, keepdim=True) + eps).sqrt()
-            case InstanceNorm():
-                raise Impossible(f"units of `{self.axis}` pass through `{node.name}`; candidates are not tried there")
-        return value
+        done = carrying.done(node.op, value, len(at.origins))
+        if done is None:
+            raise Impossible(f"units of `{self.axis}` pass through `{node.name}`; candidates are not tried there")
+        return done
 
     def _along_units(self, node: Node) -> bool:
-        at = [d for d, dim in enumerate(self.graph.types[node.name].dims) if Atom(self.axis) in atoms(dim)]
         along = node.op.dim if isinstance(node.op, Concat) else None
-        return at == [self.graph.types[node.name].features if along is None else along]
+        return self._units_at(node.name) == [self.graph.types[node.name].features if along is None else along]
 
-    def _reader(self, node: Node, source: str) -> None:
+    def _units_at(self, node: str) -> list[int]:
+        """Return the dimensions of a value in which units of the axis stand."""
+        return [d for d, dim in enumerate(self.graph.types[node].dims) if Atom(self.axis) in atoms(dim)]
+
+    # lanes ----------------------------------------------------------------------------------------------------------
+
+    def _flattened(self, node: Node, at: Carried) -> Carried:
+        """Follow a flatten of everything: every position becomes a lane."""
+        assert isinstance(node.op, Flatten)
+        if node.op.start != 0:
+            raise Impossible(f"`{node.name}` flattens a part of the dimensions only; there is no bridge around it")
+        dim, shape = self._units_at(node.inputs[0])[0], self.graph.shape(node.inputs[0])
+        before, behind = int(np.prod(shape[:dim])), int(np.prod(shape[dim + 1 :]))
+        order = np.broadcast_to(np.arange(len(at.origins))[:, None], (before, len(at.origins), behind)).ravel()
+        value = None if at.value is None else carrying.flattened(at.value, len(at.origins), dim)
+        return replace(at, origins=tuple(at.origins[i] for i in order), direct=False, value=value)
+
+    def _filtered(self, node: Node, at: Carried) -> Carried:
+        """Follow a depthwise convolution with unit filters; every one of several filters a unit makes a lane."""
+        op, rank = node.op, self.graph.types[node.name].rank - 1
+        assert isinstance(op, Depthwise)
+        if len(carrying.filter_taps(op, rank)) < op.multiplier:
+            raise Impossible(f"`{node.name}` has more filters a unit than taps; some of a new unit's would be the same")
+        self.passed.append(node.name)
+        value = None if at.value is None else carrying.filtered(op, at.value, len(at.origins))
+        origins = tuple(origin for origin in at.origins for _ in range(op.multiplier))
+        return replace(at, origins=origins, direct=False, value=value)
+
+    def _attending(self, node: Node, at: Carried) -> Carried:
+        """Follow values through attention: a lane of a head is mixed over the positions by the weights of that head."""
+        op, graph, s = node.op, self.graph, self.graph.signatures[node.name]
+        assert isinstance(op, DotProductAttention)
+        if any(i in self._at for i in node.inputs[:2]):
+            raise SecondOrder(
+                f"units of `{self.axis}` are queries or keys of `{node.name}`: what they give is the product of two "
+                "new things, so there is no gradient of first order"
+            )
+        if self.active:
+            raise Impossible(f"units of `{self.axis}` pass through `{node.name}`; candidates are not tried there")
+        if self._units_at(node.inputs[0]) and at_rest(graph, node.inputs[0], self.axis) != 0.0:
+            raise Impossible(f"new queries of `{node.name}` are not known to be zero, so its weights are not known")
+        wide = graph.size(s.output.units) // graph.size(s.axes["heads"])
+        repeats = graph.size(s.axes["heads"]) // (graph.size(s.inputs[2].units) // wide)
+        ((made,), (given,)) = (positions(t.units, graph.widths)[self.axis] for t in (s.inputs[2], s.output))
+        places = np.flatnonzero(given == 0)
+        heads = places // wide
+        sources = np.searchsorted(np.flatnonzero(made == 0), heads // repeats * wide + places % wide)
+        new_heads = Atom(self.axis) in atoms(s.axes["heads"])
+        self.passed.append(node.name)
+        if not new_heads:
+            self.attended.append(node.name)
+        value = at.value
+        if value is not None:
+            if new_heads:
+                mixing = carrying.uniform(graph, node, value)
+            else:
+                mixing = carrying.weights(graph, node, value, self.beside)[heads.tolist()]
+            value = carrying.attended(value, len(at.origins), sources, mixing)
+        return replace(at, origins=tuple(at.origins[i] for i in sources), direct=False, value=value)
+
+    def _multiplied(self, node: Node, at: Carried) -> Carried:
+        """Follow a product with units that are a constant as long as their weights are zero."""
+        others = [i for i in node.inputs if i not in self._at]
+        if len(others) != len(node.inputs) - 1:
+            raise SecondOrder(f"units of `{self.axis}` are multiplied with one another in `{node.name}`")
+        factor = 1.0
+        for other in others:
+            constant = at_rest(self.graph, other, self.axis)
+            if constant is None:
+                raise Impossible(
+                    f"units of `{self.axis}` pass through `{node.name}`; what they are multiplied with, `{other}`, is "
+                    "not known for new ones"
+                )
+            factor *= constant
+        if factor == 0.0:
+            raise SecondOrder(
+                f"units of `{self.axis}` are multiplied in `{node.name}` with others that are zero at first as well, "
+                "so there is no gradient of first order"
+            )
+        value = None if at.value is None else at.value * factor
+        return replace(at, slope=at.slope * factor, direct=False, value=value)
+
+    # readers --------------------------------------------------------------------------------------------------------
+
+    def _reader(self, node: Node, at: Carried) -> None:
         """Note a layer that reads the units."""
         graph = self.graph
         weight = graph.params[graph.param_name(node.name, "weight")]
-        found = positions(weight.spec.dims[1], graph.widths).get(self.axis, [])
-        columns = sum(int((at != NEW).sum()) for at in found)
-        units_at = [d for d, dim in enumerate(graph.types[source].dims) if Atom(self.axis) in atoms(dim)]
-        mixed = node.op.mixes(graph.signatures[node.name])
-        once = columns == graph.widths[self.axis] * self._flat.get(source, 1) and units_at == [mixed]
-        if not once or not plain(graph, node.name):
-            raise Impossible(f"`{node.name}` does not read every unit of `{self.axis}` once, with weights of its own")
+        groups = 1 if plain(graph, node.name) else graph.size(graph.signatures[node.name].axes["groups"])
         if weight.roles(1) != {Role.READS} or Atom(self.axis) in atoms(weight.spec.dims[0]):
             raise Impossible(f"`{weight.name}` makes and reads units of `{self.axis}`")
-        places = (self._flat[source],) if source in self._flat else graph.param_shape(weight.name)[2:]
-        shape = (graph.param_shape(weight.name)[0], *places)
-        self.routes.append(Route(node.name, weight.name, shape, self._slopes[source], self._direct[source]))
-        value = self._values[source]
-        if value is not None:
-            self.read[node.name] = value
+        found = positions(weight.spec.dims[1], graph.widths).get(self.axis, [])
+        columns = sum(int((units != NEW).sum()) for units in found)
+        count = len(at.origins)
+        mixed = node.op.mixes(graph.signatures[node.name])
+        once = columns * groups == graph.widths[self.axis] * count and self._units_at(node.inputs[0]) == [mixed]
+        if not once or len(set(np.bincount(at.origins).tolist())) != 1:
+            raise Impossible(f"`{node.name}` does not read every unit of `{self.axis}` once, with weights of its own")
+        outputs, _, *taps = graph.param_shape(weight.name)
+        shape = (outputs, *((count // groups,) if count > groups else ()), *taps)
+        direct = at.direct and count == groups == 1
+        self.routes.append(Route(node.name, weight.name, shape, at.slope, direct, at.origins, groups))
+        if at.value is not None:
+            self.read[node.name] = at.value
 
-    def _pooled(self, node: Node, value: Tensor | None) -> Tensor | None:
-        import torch.nn.functional as F
 
-        op, graph = node.op, self.graph
-        assert isinstance(op, MaxPool | AvgPool)
-        if value is None:
-            return None
-        mean = isinstance(op, AvgPool)
-        if op.kernel is None:
-            features = graph.types[node.inputs[0]].features
-            over = tuple(d for d in range(1, value.dim()) if d != 1 + features)
-            return value.mean(over) if mean else value.amax(over)
-        kernel, stride, padding, _ = op._windows(value.dim() - 2).values()
-        pools: Any = (F.avg_pool1d, F.avg_pool2d) if mean else (F.max_pool1d, F.max_pool2d)
-        pooled: Tensor = pools[value.dim() - 3](value, kernel, stride, padding)
-        return pooled
+def at_rest(graph: Graph, node: str, axis: str) -> float | None:
+    """Return what new units of an axis are at a node while all that makes them is zero; `None` if it is not known."""
+    op = graph[node].op
+    if isinstance(op, Dense | Conv):
+        made = lanes(graph, graph.types[node].dims[op.mixes(graph.signatures[node])], axis)
+        return 0.0 if made and plain(graph, node) else None
+    if op.coupling is not Coupling.PER_UNIT or len(graph[node].inputs) != 1:
+        return None
+    before = at_rest(graph, graph[node].inputs[0], axis)
+    if before == 0.0:
+        return 0.0 if isinstance(op, BatchNorm) else op.facts.at_zero
+    if before is None or not isinstance(op, Activate):
+        return None
+    import torch
 
-    def _moved(self, node: Node, source: str, value: Tensor | None) -> Tensor | None:
-        """Follow a flatten of everything, a padding or a transposition."""
-        import torch.nn.functional as F
-
-        op, graph = node.op, self.graph
-        if source in self._flat:
-            raise Impossible(f"units of `{self.axis}` pass through `{node.name}`, already flattened")
-        if isinstance(op, Flatten):
-            if op.start != 0:
-                raise Impossible(f"`{node.name}` flattens a part of the dimensions only; there is no bridge around it")
-            at = next(d for d, dim in enumerate(graph.types[source].dims) if Atom(self.axis) in atoms(dim))
-            self._flat[node.name] = prod(n for d, n in enumerate(graph.shape(source)) if d != at)
-            return None if value is None else value.movedim(1 + at, 1).flatten(2)
-        if value is None:
-            return None
-        if isinstance(op, Pad):
-            sizes = per_dim(op.size, value.dim() - 2)
-            return F.pad(value, [p for size in reversed(sizes) for p in (size, size)])
-        assert isinstance(op, Transpose)
-        return value.permute(0, *(i + 1 for i in op._order(value.dim() - 1)))
+    return float(ACTIVATIONS[op.function].layer()(torch.tensor(before, dtype=torch.float64)))
 
 
 def flat_at_zero(graph: Graph, axis: str) -> str | None:

@@ -4,7 +4,11 @@ A unit with zero fan-in and fan-out v changes nothing and receives the gradient 
 gradient (fan-out entries, fan-in entries). Of k orthonormal fan-outs the first k left singular vectors of A give the
 largest, of squared norm f'(0)^2 (s1^2 + ... + sk^2); they are scaled to the mean norm of the fan-outs there are (Evci
 et al. 2022; Maile 2023, 6.2.3). If only the sum of squares of all fan-outs is bounded, the best are k copies of the
-first vector (`constraint = frobenius`): twice the gradient, but copies stay copies until something parts them.
+first vector (`constraint = frobenius`): twice the gradient, but copies stay copies until something parts them. Where
+units run in several lanes, such as one for every head, fan-outs are orthonormal in each: every lane gets the best.
+
+Between the two layers units get what the bridge is for: unit filters in depthwise convolutions, in attention queries
+of zero and random keys (`irgrow.passes.analyses.bridge`).
 
 The slope at zero must not be zero; ReLU's is, `right_relu` has the same values and slope 1. There are no more useful
 directions than the rank of A, which is at most the number of fan-out entries and of samples times positions: asked for
@@ -29,6 +33,7 @@ from irgrow.fills import Fill, Given, XavierUniform
 from irgrow.graph import Graph
 from irgrow.ops import flag, word
 from irgrow.passes.analyses.bridge import auxiliary, bridge, fan_out_norm, needed, new_columns
+from irgrow.passes.analyses.companions import companions
 from irgrow.passes.analyses.routes import flat_at_zero
 from irgrow.passes.initializers.base import Initializer, Newborns
 
@@ -73,7 +78,7 @@ class GradMax(Initializer):
         return found
 
     def _read(self, newborns: Newborns, axis: str, count: int) -> dict[str, Fill]:
-        """Return the new columns of every weight that reads an axis."""
+        """Return the new columns of every weight that reads an axis, and what else the bridge asks for."""
         graph, context = newborns.graph, newborns.context
         routes = bridge(graph, axis, True).routes
         if (flat := flat_at_zero(graph, axis)) is not None and all(r.slope == 0.0 for r in routes):
@@ -85,34 +90,42 @@ class GradMax(Initializer):
             raise Impossible("gradmax needs the parameters of the network")
         maker = bridge(graph, axis).maker
         biased = self.bias and any(spec.name == "bias" for spec in graph.specs[maker])
-        a = auxiliary(graph, axis, context.statistics, context.signals, self.borders, sloped=True, bias=biased)
-        vectors = self._directions(a.matrix, count, newborns.notes)
-        vectors *= fan_out_norm(graph, axis, tuple(a.parts), context.params)
-        cuts = np.cumsum([int(np.prod(shape)) for shape in a.parts.values()])[:-1]
-        parts = np.split(vectors, cuts, axis=1)
-        return {w: Given(new_columns(graph, axis, w, part)) for w, part in zip(a.parts, parts, strict=True)}
+        a = auxiliary(
+            graph, axis, context.statistics, context.signals, self.borders, True, None, biased, context.params
+        )
+        vectors = self._directions(a.blocks, count, newborns.notes)
+        vectors *= fan_out_norm(graph, axis, tuple(a.parts), context.params) / np.sqrt(len(a.blocks))
+        found: dict[str, Fill] = {
+            w: Given(new_columns(graph, axis, w, part)) for w, part in a.fan_outs(vectors).items()
+        }
+        return found | companions(graph, axis, count)
 
-    def _directions(self, matrix: Tensor, count: int, notes: list[str]) -> Array:
-        """Return the fan-outs, rows of norm one, shape (count, fan-out entries); the first may be the same."""
+    def _directions(self, blocks: Tensor, count: int, notes: list[str]) -> Array:
+        """Return the fan-outs, of norm one in every lane, shape (count, lanes, fan-out entries of a lane)."""
         import torch
 
-        left, values = (t.cpu().numpy() for t in torch.linalg.svd(matrix, full_matrices=False)[:2])
-        rank = int((values > values.max(initial=0.0) * max(matrix.shape) * np.finfo(np.float32).eps).sum())
+        left, values = (t.cpu().numpy() for t in torch.linalg.svd(blocks, full_matrices=False)[:2])
+        floor = values.max(initial=0.0) * max(blocks.shape[1:]) * np.finfo(np.float32).eps
+        rank = int((values > floor).sum(1).min())
         if rank == 0:
             raise Impossible("the auxiliary gradient is zero on this batch: no fan-out gives new units a gradient")
         if self.constraint == "frobenius":
+            if len(blocks) > 1:
+                raise Impossible(
+                    f"units run in {len(blocks)} lanes, and by `constraint = frobenius` only one of them would live"
+                )
             if count > 1:
                 notes.append(f"gradmax: {count} copies of one fan-out; they receive the same gradient until parted")
-            return np.tile(_signed(left[:, :1]).T, (count, 1))
+            return np.tile(_signed(left[:, :, :1]).transpose(2, 0, 1), (count, 1, 1))
         if count > rank:
             raise Impossible(
                 f"the auxiliary gradient has rank {rank} on this batch, so gradmax gives at most {rank} units a "
                 f"gradient, asked for {count}"
             )
-        return _signed(left[:, :count]).T
+        return _signed(left[:, :, :count]).transpose(2, 0, 1)
 
 
 def _signed(vectors: Array) -> Array:
     """Return columns whose largest entry is positive, so that one matrix gives one result everywhere."""
-    largest = np.abs(vectors).argmax(0)
-    return vectors * np.sign(vectors[largest, np.arange(vectors.shape[1])])
+    largest = np.abs(vectors).argmax(1)[:, None]
+    return vectors * np.sign(np.take_along_axis(vectors, largest, 1))

@@ -29,6 +29,7 @@ from irgrow.fills import ZERO, Fill, Given, XavierUniform
 from irgrow.graph import Graph
 from irgrow.ops import Conv, integer, real, word
 from irgrow.passes.analyses.bridge import auxiliary, bridge, contributions, fan_out_norm, needed, new_columns
+from irgrow.passes.analyses.companions import companions
 from irgrow.passes.analyses.entries import effective
 from irgrow.passes.analyses.novelty import matched
 from irgrow.passes.initializers.base import Initializer, Newborns
@@ -75,17 +76,20 @@ class Nest(Initializer):
             maker, count = bridge(graph, axis).maker, int((m == NEW).sum())
             if params is None:
                 raise Impossible("nest needs the parameters of the network")
+            if bridge(graph, axis).lanes > 1:
+                raise Impossible(f"units of `{axis}` run in several lanes, such as one for every head; nest knows one")
             weight = effective(params, graph.param_name(maker, "weight"))
             by_trial = isinstance(graph[maker].op, Conv)
             fan_in, fan_outs = (self._tried if by_trial else self._paired)(newborns, axis, weight, count)
             found[graph.param_name(maker, "weight")] = Given(fan_in)
             found |= {name: Given(new_columns(graph, axis, name, part)) for name, part in fan_outs.items()}
+            found |= companions(graph, axis, count)
         return found
 
     def _paired(self, newborns: Newborns, axis: str, weight: Array, count: int) -> Sides:
         """Return both sides of units made of pairs of a fan-out and a fan-in entry."""
         graph, context = newborns.graph, newborns.context
-        a = auxiliary(graph, axis, context.statistics, context.signals)
+        a = auxiliary(graph, axis, context.statistics, context.signals, params=context.params)
         matrix = a.matrix.cpu().numpy()
         size = np.abs(matrix)
         share = self.beta if self.kept == "top" else 1.0 - self.beta

@@ -22,7 +22,7 @@ from irgrow.axes import NEW, positions
 from irgrow.edits import Impossible
 from irgrow.fills import generator
 from irgrow.graph import Graph
-from irgrow.passes.analyses.bridge import auxiliary, bridge
+from irgrow.passes.analyses.bridge import Bridge, auxiliary, bridge
 from irgrow.passes.analyses.received import received, way
 from irgrow.passes.records.base import Record, Wanted, Watch
 
@@ -51,7 +51,7 @@ class Bridging(Watch):
 
     def nodes(self, graph: Graph) -> tuple[str, ...]:
         found = bridge(graph, self.axis)
-        return (found.maker, *(route.node for route in found.routes))
+        return (found.maker, *found.attended, *(route.node for route in found.routes))
 
     def record(self, graph: Graph) -> Record:
         return Bridged(graph, self.axis, self.borders)
@@ -63,10 +63,12 @@ class _Pass:
 
     Args:
         read: What the maker read, batch first.
+        beside: Queries and keys of the attentions on the way, by node, and frequencies of rotary positions by name.
         signals: Gradient of the loss by the outputs of the readers, by node.
     """
 
     read: Tensor
+    beside: dict[str, Tensor] = field(default_factory=dict)
     signals: dict[str, Tensor] = field(default_factory=dict)
 
     def hear(self, node: str) -> Callable[[Tensor], None]:
@@ -99,6 +101,7 @@ class Bridged(Record):
         self.frozen: tuple[str, ...] = ()
         self._whole: dict[str, Tensor] = {}
         self._total: Tensor | None = None
+        """One block for every lane of the maker, shape (lanes, fan-out entries, fan-in entries), summed."""
 
     # hooks ----------------------------------------------------------------------------------------------------------
 
@@ -116,8 +119,20 @@ class Bridged(Record):
 
             return follow
 
+        def attend(node: str) -> Callable[..., None]:
+            names = dict(zip(self.graph[node].inputs[:2], (0, 1), strict=True))
+
+            def follow(module: nn.Module, inputs: Any, output: Tensor) -> None:
+                if torch.is_grad_enabled() and self.passes and wanted(module):
+                    beside = self.passes[-1].beside
+                    beside |= {name: inputs[i].detach() for name, i in names.items()}
+                    beside |= {f"{node}.{name}": value.detach() for name, value in module.named_buffers(recurse=False)}
+
+            return follow
+
         off: Callable[[Any], Any] = torch.compiler.disable
         hooks: list[Any] = [leaves[self.found.maker].register_forward_hook(off(begin))]
+        hooks += [leaves[node].register_forward_hook(off(attend(node))) for node in self.found.attended]
         hooks += [leaves[r.node].register_forward_hook(off(end(r.node))) for r in self.found.routes]
         weights = {name: leaves[self.graph.params[name].owner].weight for name in self._weights()}
         self.frozen = tuple(name for name, w in weights.items() if not w.requires_grad)
@@ -213,20 +228,57 @@ class Bridged(Record):
         assert not isinstance(fan_out, int)
         return float(fan_in + fan_out.sqrt().sum())
 
-    def matrix(self) -> Tensor:
-        """Return the auxiliary gradient, summed over the passes; shape (fan-out entries, fan-in entries), float64.
+    def blocks(self) -> Tensor:
+        """Return the auxiliary gradient, summed over the passes, one block for every lane of the maker.
+
+        Shape (lanes, fan-out entries, fan-in entries), float64.
 
         Raises:
             Impossible: A number is not finite, or there is no such bridge.
         """
         if self._total is None:
-            source = self.graph[self.found.maker].inputs[0]
             for p in self.heard:
-                part = auxiliary(self.graph, self.axis, {source: p.read}, p.signals, self.borders).matrix
+                part = self._auxiliary(p, p.signals, self.found)
                 self._total = part if self._total is None else self._total + part
         if self._total is None or not bool(self._total.isfinite().all()):
             raise Impossible(f"the auxiliary gradient of `{self.axis}` is not known or not finite")
         return self._total
+
+    def _auxiliary(self, heard: _Pass, signals: Mapping[str, Tensor], across: Bridge) -> Tensor:
+        values = {self.graph[self.found.maker].inputs[0]: heard.read} | heard.beside
+        options = self.borders, False, across, False, heard.beside
+        return auxiliary(self.graph, self.axis, values, signals, *options).blocks
+
+    def matrix(self) -> Tensor:
+        """Return the auxiliary gradient as one matrix, shape (fan-out entries, fan-in entries), lane by lane.
+
+        Raises:
+            Impossible: A number is not finite, or there is no such bridge.
+        """
+        import torch
+
+        return torch.block_diag(*self.blocks())
+
+    def directions_above(self, threshold: float, strict: bool = False) -> int:
+        """Return how many singular values of the auxiliary gradient are at least a threshold, or with `strict` above.
+
+        Where units run in several lanes the i-th value is the root of the mean of the squares of the i-th ones of all
+        lanes: what the i-th new unit would receive if its fan-out had norm one, equally in every lane.
+
+        Raises:
+            Impossible: A number is not finite, or there is no such bridge.
+        """
+        import torch
+
+        from irgrow.passes.analyses.spectrum import singular_values_above
+
+        blocks = self.blocks()
+        if len(blocks) == 1:
+            return singular_values_above(blocks[0], threshold, strict)
+        values = torch.linalg.svdvals(blocks).square().mean(0).sqrt()
+        nothing = float(values.max()) * torch.finfo(values.dtype).eps * max(blocks.shape[1:])
+        counted = (values > threshold) if strict else (values >= threshold)
+        return int((counted & (values > nothing)).sum())
 
     def estimate(self, count: int) -> float:
         """Return an estimate of the Frobenius norm of the auxiliary gradient, without forming it.
@@ -235,13 +287,15 @@ class Bridged(Record):
         the squared norm on average, and for a matrix of rank one a multiple of it by chi-squared over its degrees of
         freedom, `count`; for others it varies less. The fan-outs are the same every time, so that runs repeat. If
         what the units go through on their way is not known to `received`, or for `borders = kernel`, combinations of
-        outputs are taken instead of fan-outs, as many for every reader, which takes longer.
+        outputs are taken instead of fan-outs, as many for every reader (for every group of one), which takes longer.
+        Where units run in several lanes it is that norm over the root of their number, which bounds what
+        `directions_above` counts.
 
         Raises:
             Impossible: A number is not finite, or there is no such bridge.
         """
         if self._total is not None:
-            return float(self.matrix().norm())
+            return float(self.blocks().norm()) / sqrt(self.found.lanes)
         along = way(self.graph, self.axis) if self.borders == "exact" else None
         if along is None:
             found = [self._combined(p, count) for p in self.heard]
@@ -251,7 +305,7 @@ class Bridged(Record):
             for p in self.heard:
                 signal = _wide(p.signals[node])
                 found.append(received(self.graph, along, p.read.to(signal), signal, _normal(entries, count).to(signal)))
-        norm = float(sum(found[1:], found[0]).norm())
+        norm = float(sum(found[1:], found[0]).norm()) / sqrt(self.found.lanes)
         if not isfinite(norm):
             raise Impossible(f"what was recorded across `{self.axis}` is not finite")
         return norm
@@ -261,15 +315,14 @@ class Bridged(Record):
         signals, routes = {}, []
         for route in self.found.routes:
             dim = 1 + self.graph[route.node].op.mixes(self.graph.signatures[route.node])
-            told = _wide(heard.signals[route.node])
-            if route.shape[0] > count:
-                told = (told.movedim(dim, -1) @ _normal(route.shape[0], count).to(told)).movedim(-1, dim)
-                route = replace(route, shape=(count, *route.shape[1:]))
+            told, outputs = _wide(heard.signals[route.node]), route.shape[0] // route.groups
+            if outputs > count:
+                by_group = told.movedim(dim, -1).unflatten(-1, (route.groups, outputs))
+                told = (by_group @ _normal(outputs, count).to(told)).flatten(-2).movedim(-1, dim)
+                route = replace(route, shape=(route.groups * count, *route.shape[1:]))
             signals[route.node] = told
             routes.append(route)
-        values = {self.graph[self.found.maker].inputs[0]: heard.read}
-        across = replace(self.found, routes=tuple(routes))
-        return auxiliary(self.graph, self.axis, values, signals, self.borders, across=across).matrix
+        return self._auxiliary(heard, signals, replace(self.found, routes=tuple(routes)))
 
     def reduced(self, group: Any = None) -> Bridged:
         import torch
@@ -287,15 +340,16 @@ class Bridged(Record):
         return found
 
     def _own(self, device: Any) -> Tensor:
-        """Return this process's matrix; zeros if it has none, and not numbers if one of its numbers is none."""
+        """Return this process's blocks; zeros if it has none, and not numbers if one of its numbers is none."""
         import torch
 
         maker = self.graph.param_name(self.found.maker, "weight")
-        shape = sum(prod(route.shape) for route in self.found.routes), prod(self.graph.param_shape(maker)[1:])
+        rows = sum(map(prod, self.found.shapes().values())) // self.found.lanes
+        shape = self.found.lanes, rows, prod(self.graph.param_shape(maker)[1:])
         if not self.ready:
             return torch.zeros(shape, dtype=torch.float64, device=device)
         try:
-            return self.matrix().clone()
+            return self.blocks().clone()
         except Impossible:
             return torch.full(shape, float("nan"), dtype=torch.float64, device=device)
 

@@ -37,6 +37,7 @@ from irgrow.graph import Graph
 from irgrow.morphism import Morphism
 from irgrow.ops import Conv, Role, integer, real, site, word
 from irgrow.passes.analyses.bridge import bridge, contributions, fan_out_norm, needed, new_columns
+from irgrow.passes.analyses.companions import companions
 from irgrow.passes.analyses.entries import belonging, effective, unit_sums
 from irgrow.passes.analyses.novelty import matched
 from irgrow.passes.base import Context, Pass
@@ -189,6 +190,7 @@ class GrowFirefly(Pass):
         if new:
             given = {w: Given(new_columns(graph, axis, w, v)) for w, v in chosen.fan_outs.items()}
             given[graph.param_name(bridge(graph, axis).maker, "weight")] = Given(chosen.fan_in)
+            given |= companions(graph, axis, new)
         shares = np.ones(old + copies + new)
         shares[chosen.splits] = shares[old : old + copies] = 0.5
         summary = f"grow {self.axis} by {copies} units split and {new} new"

@@ -6,7 +6,8 @@ the layer, all of the same training step and its mean loss; never more than the 
 units (Maile 2023, eq. 32). The text has c = 1 and >, the authors' code c = 1/2 and >=: `factor` and `strict`. The norms
 are 2-norms of fan-in and fan-out weights, biases left out. On a residual stream A_l is that of the first layer that
 writes to it, of all layers that read it, one above the other. Where no unit receives anything, every direction in which
-a new one would counts.
+a new one would counts. Units that run in several lanes, such as one for every head, are counted by what all their lanes
+receive together (`Bridged.directions_above`).
 
 Cost. Forming A_l and counting its singular values takes longer than the step itself, so A_l is formed only if it could
 hold a singular value that large. No singular value exceeds the Frobenius norm; that norm is estimated from what
@@ -80,13 +81,10 @@ class GradientRank(Trigger):
             raise OptionError(f"`{textual_name(type(self))}` at `{site}`: {impossible.reason}") from None
 
     def _count(self, record: Bridged, site: str) -> int:
-        from irgrow.passes.analyses.spectrum import singular_values_above
-
         threshold = self.factor * record.gradients()
         if not isfinite(threshold):
             raise Impossible("the gradients of its weights are not finite")
         for times, margin in LOOKS if self.sketch else ():
             if margin * record.estimate(times * self.sketch) < threshold:
                 return 0
-        matrix = record.matrix()
-        return min(record.outputs, singular_values_above(matrix, threshold, self.strict))
+        return min(record.outputs, record.directions_above(threshold, self.strict))
