@@ -89,7 +89,7 @@ class Entry:
         parameters: Trainable parameters after.
         step: The training step, if it happened in training.
         used: What of a batch its numbers came from: nothing, `norms` (running statistics of new units), `statistics`
-            (values of nodes) or `gradients`.
+            (values of nodes), `gradients`, or `records` (of the passes that train).
     """
 
     number: int

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -21,6 +21,10 @@ from irgrow.passes.contracts import check_ensured, unmet
 from irgrow.passes.preservation import Prover, inseparable_copies, newborns_without_gradient
 from irgrow.verdict import Refused, Verdict
 from irgrow.verify import check_level, verify
+
+if TYPE_CHECKING:
+    from irgrow.passes.records.base import Watch
+    from irgrow.passes.triggers.base import View
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,19 @@ class Pass:
     def wants_gradients(self, graph: Graph, site: str) -> bool:
         """Return whether the rewrite wants `context.gradients` and `context.signals`."""
         return False
+
+    def watches(self, graph: Graph, site: str) -> tuple[Watch, ...]:
+        """Return what to record in training, so that no batch need be run when a rule applies it at a site."""
+        return ()
+
+    def informed(self, view: View) -> Pass:
+        """Return the pass with what it takes from what was recorded in training; itself where that is not enough."""
+        return self
+
+    @property
+    def used(self) -> str:
+        """What its numbers come from beside the network, for the journal: `records` if it was informed by some."""
+        return ""
 
     def rewrite(self, graph: Graph, site: str, context: Context) -> Morphism:
         """Return what happens to the graph and to every parameter.

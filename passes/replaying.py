@@ -33,6 +33,7 @@ _DATA = {
     "norms": "it took the running statistics of new units from a batch",
     "statistics": "it looked at the values of a batch",
     "gradients": "it looked at the gradients of a loss",
+    "records": "it looked at what was recorded in training",
 }
 
 

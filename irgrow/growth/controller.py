@@ -77,12 +77,14 @@ class Controller:
         graph = self.net.graph
         leaves: dict[str, nn.Module] = self.net.module.meta["leaves"]
         wanted: dict[str, Watch] = {}
-        for rule in self.program.rules:
-            for site in rule.sites(graph):
-                for watch in rule.when.watches(graph, site):
-                    _recordable(watch, graph, leaves, f"`{rule.name}` at `{site}`")
-                    known = wanted.setdefault(watch.key, watch)
-                    wanted[watch.key] = watch if watch.samples > known.samples else known
+        for rule, site in ((r, site) for r in self.program.rules for site in r.sites(graph)):
+            asked = rule.when.watches(graph, site)
+            for watch in asked:
+                _recordable(watch, graph, leaves, f"`{rule.name}` at `{site}`")
+            also = (w for w in rule.apply.at(site, 1).watches(graph, site) if leaves.keys() >= set(w.nodes(graph)))
+            for watch in (*asked, *also):
+                known = wanted.setdefault(watch.key, watch)
+                wanted[watch.key] = watch if watch.samples > known.samples else known
         edited = self._edited()
         kept: dict[str, Record] = {}
         for key, watch in wanted.items():
@@ -250,7 +252,7 @@ class Controller:
             morphism = plan(wanted, graph).morphism
             if morphism is not None and not all(limit.permits(graph, morphism.after) for limit in rule.limit):
                 return
-        receipt = self._rewrite(wanted, batch, criterion, rule.require)
+        receipt = self._rewrite(wanted.informed(self._view(loss)), batch, criterion, rule.require)
         if isinstance(receipt.verdict, Refused):
             told = self.refused.get(place) == receipt.verdict.reason
             self.refused[place], self._refused_by[place] = receipt.verdict.reason, graph.digest
@@ -262,9 +264,12 @@ class Controller:
         yield replace(receipt, sites=(site,))
 
     def _rewrite(self, wanted: Pass, batch: Any, criterion: Callable[..., Tensor] | None, require: str) -> Receipt:
-        """Carry out a pass; what initializers look at is recorded on the batch."""
+        """Carry out a pass; what it still has to look at is recorded on the batch."""
         inputs = None if batch is None else as_inputs(batch)
-        return self.net.rewrite(wanted, statistics=inputs, loss=criterion, step=self.count, require=require)
+        receipt = self.net.rewrite(wanted, statistics=inputs, loss=criterion, step=self.count, require=require)
+        if receipt.applied and wanted.used:
+            self.net.journal.entries[-1] = replace(self.net.journal[-1], used=wanted.used)
+        return receipt
 
     def close(self) -> None:
         """Take its hooks off the network and its optimizers; it is not to be asked again."""

@@ -229,7 +229,7 @@ class ParallelController(Controller):
                 morphism.after.digest,
                 morphism.after.count(),
                 self.count,
-                "gradients" if probed.gradients is not None else "statistics" if probed.values else "",
+                "gradients" if probed.gradients is not None else "statistics" if probed.values else wanted.used,
             ).to_json(),
             "site": wanted.site,
         }

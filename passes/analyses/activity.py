@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -57,18 +58,54 @@ def by_unit(graph: Graph, axis: str, name: str, value: Any) -> list[Array]:
     Raises:
         Impossible: There are no samples, a number is not finite, or the axis is more than one of the dimensions.
     """
-    dims = [d for d, dim in enumerate(graph.types[name].dims) if Atom(axis) in atoms(dim)]
-    if len(dims) != 1:
-        raise Impossible(f"`{axis}` is {len(dims)} of the dimensions of `{name}`, expected one")
-    array = np.moveaxis(as_array(value), 1 + dims[0], 0)
+    dim, places = standing(graph, axis, name)
+    array = np.moveaxis(as_array(value), 1 + dim, 0)
     if array.shape[1] == 0:
         raise Impossible("the batch has no samples")
     if not np.isfinite(array).all():
         raise Impossible(f"what was recorded at `{name}` is not finite")
     lines = array.reshape(*array.shape[:2], -1)
-    parts: list[Array] = []
+    return [lines[place] for place in places.T]
+
+
+Standing = tuple[int, NDArray[np.int64]]
+"""The dimension of a value that units stand along, and the indices of every unit there, shape (units, places)."""
+
+
+def standing(graph: Graph, axis: str, name: str) -> Standing:
+    """Return where the units of a leaf axis stand in the value of a node, the batch not counted.
+
+    Raises:
+        Impossible: The axis is more than one of the dimensions, or none.
+
+    >>> from irgrow.grammar import parse
+    >>> g = parse("net n(x: [2]) { h = dense(x, 2)  return concat(h, h) |> dense(1) }")
+    >>> standing(g, "h", "concat_1")
+    (0, array([[0, 2],
+           [1, 3]]))
+    """
+    dims = [d for d, dim in enumerate(graph.types[name].dims) if Atom(axis) in atoms(dim)]
+    if len(dims) != 1:
+        raise Impossible(f"`{axis}` is {len(dims)} of the dimensions of `{name}`, expected one")
+    found = []
     for units_at in positions(graph.types[name].dims[dims[0]], graph.widths)[axis]:
         at = np.flatnonzero(units_at != NEW)
         order = at[np.argsort(units_at[at], kind="stable")]
-        parts.extend(lines[order].reshape(graph.widths[axis], -1, *lines.shape[1:]).swapaxes(0, 1))
-    return parts
+        found.append(order.reshape(graph.widths[axis], -1))
+    return dims[0], np.concatenate(found, axis=1)
+
+
+def all_places(graph: Graph, axis: str) -> dict[str, Standing]:
+    """Return where the units of a leaf axis stand in the values of all its carriers.
+
+    Raises:
+        Impossible: The axis is more than one of the dimensions of one of them.
+    """
+    return {node: standing(graph, axis, node) for node in carriers(graph, axis)}
+
+
+def same_places(one: Mapping[str, Standing], two: Mapping[str, Standing]) -> bool:
+    """Return whether units stand at the same places of the same nodes."""
+    return one.keys() == two.keys() and all(
+        dim == two[node][0] and np.array_equal(order, two[node][1]) for node, (dim, order) in one.items()
+    )

@@ -27,8 +27,10 @@ from irgrow.passes.analyses.places import editable_axes, hidden_axes
 from irgrow.passes.analyses.ranking import at_most, bounds, without
 from irgrow.passes.base import Context, Pass
 from irgrow.passes.primitives import by_role, resize
-from irgrow.passes.saliency.base import Saliency, scored
+from irgrow.passes.records.base import Watch
+from irgrow.passes.saliency.base import Known, Saliency, known, scored
 from irgrow.passes.saliency.magnitude import Magnitude
+from irgrow.passes.triggers.base import View
 
 Ranked = list[tuple[float, str, int]]
 
@@ -78,6 +80,16 @@ class PruneGlobally(Pass):
 
     def wants_gradients(self, graph: Graph, site: str) -> bool:
         return self.by.wants_gradients
+
+    def watches(self, graph: Graph, site: str) -> tuple[Watch, ...]:
+        return tuple(watch for axis in self._axes(graph) for watch in self.by.watches(graph, axis))
+
+    def informed(self, view: View) -> PruneGlobally:
+        return replace(self, by=known(self.by, view.graph, self._axes(view.graph), view.recorded))
+
+    @property
+    def used(self) -> str:
+        return "records" if isinstance(self.by, Known) else ""
 
     def rewrite(self, graph: Graph, site: str, context: Context) -> Morphism:
         order: Ranked = []

@@ -9,35 +9,32 @@ units and pruning the same ones is the identity, bitwise, on weights, buffers an
 With `by` the units are those with the lowest scores, equal ones by position: `count` of them, a `fraction` (rounded
 down), or all that score below a `threshold`. Where units cannot go alone (channels behind a flatten, groups of a
 grouped convolution) whole groups are ranked, and `count` still counts positions of the axis. Of an axis that is a sum
-of others every part keeps a unit. A saliency that looks at activity needs a batch, one that looks at gradients a loss.
+of others every part keeps a unit. A saliency that looks at activity needs a batch, one that looks at gradients a loss;
+as a rule of a growth program it takes both from the passes that train.
 
 Source: Maile (2023), 3.1; Blalock et al. (2020), What is the state of neural network pruning?
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import floor
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from irgrow.axes import NEW, IndexMap, positions
-from irgrow.backends.reference import as_array
 from irgrow.edits import Edits, Impossible, removal
 from irgrow.errors import OptionError
 from irgrow.fills import ZERO
-from irgrow.graph import Graph, Param
+from irgrow.graph import Graph
 from irgrow.morphism import Morphism
-from irgrow.ops import MASK, Role, attributes, integer, integers, plan, real, site
+from irgrow.ops import attributes, integer, integers, plan, real, site
 from irgrow.passes.analyses.ranking import Group, at_most, bounds, lowest, ranked, removable, without
+from irgrow.passes.analyses.silence import may_be_silent
 from irgrow.passes.base import Context, Pass
 from irgrow.passes.primitives import by_role, resize
-from irgrow.passes.saliency.base import Saliency, scored
-
-Flags = NDArray[np.bool_]
+from irgrow.passes.records.base import Watch
+from irgrow.passes.saliency.base import Known, Saliency, known, scored
+from irgrow.passes.triggers.base import View
 
 
 @dataclass(frozen=True)
@@ -96,6 +93,23 @@ class PruneUnits(Pass):
     def wants_gradients(self, graph: Graph, site: str) -> bool:
         return self.by is not None and self.by.wants_gradients
 
+    def watches(self, graph: Graph, site: str) -> tuple[Watch, ...]:
+        if self.by is None or self.match(graph, site) is not None:
+            return ()
+        return tuple(watch for leaf in removable(graph, graph.axis(site)) for watch in self.by.watches(graph, leaf))
+
+    def informed(self, view: View) -> PruneUnits:
+        if self.by is None or self.match(view.graph, self.site) is not None:
+            return self
+        if self.threshold is not None and self.by.wants_gradients:
+            return self  # it is in units of the loss, and what was recorded may be scaled
+        leaves = removable(view.graph, view.graph.axis(self.site))
+        return replace(self, by=known(self.by, view.graph, leaves, view.recorded))
+
+    @property
+    def used(self) -> str:
+        return "records" if isinstance(self.by, Known) else ""
+
     def rewrite(self, graph: Graph, site: str, context: Context) -> Morphism:
         if self.by is None:
             edits = removal(graph, graph.axis(site), self.units)
@@ -105,7 +119,7 @@ class PruneUnits(Pass):
             units = sum(graph.widths[leaf] - len(m) for leaf, m in edits.items())
             summary = f"prune {units} units of {self.axis} by {self.by}"
         morphism = resize(graph, edits, by_role(ZERO, ZERO), context.seed, summary)
-        silent = context.params is not None and _may_be_silent(graph, edits, context.params)
+        silent = context.params is not None and may_be_silent(graph, edits, context.params)
         return replace(morphism, by_numbers=True) if silent else morphism
 
     def _lowest(self, by: Saliency, graph: Graph, site: str, context: Context) -> Edits:
@@ -153,47 +167,3 @@ class PruneUnits(Pass):
         if not amounts:
             return "`by` ranks the units; say how many go: `count`, `fraction` or `threshold`"
         return None if len(amounts) == 1 else f"`{amounts[0]}` and `{amounts[1]}` both say how many units go; give one"
-
-
-def _may_be_silent(graph: Graph, edits: Edits, params: Mapping[str, Any]) -> bool:
-    """Whether nothing speaks against a proof by numbers: each unit that goes has something that is all zeros.
-
-    That is the weights that make it in some layer, its gain in some norm, or all weights that read it. Only the
-    entries of the units that go are looked at.
-    """
-    for leaf, m in edits.items():
-        gone = np.ones(graph.widths[leaf], dtype=bool)
-        gone[m] = False
-        silent, read = np.zeros_like(gone), np.zeros_like(gone)
-        for roles, alive in _weights_along(graph, params, leaf, gone):
-            read |= alive & (Role.READS in roles)
-            silent |= ~alive & (not roles.isdisjoint((Role.MAKES, Role.PER_UNIT)))
-        if (gone & read & ~silent).any():
-            return False
-    return True
-
-
-def _weights_along(
-    graph: Graph, params: Mapping[str, Any], leaf: str, gone: Flags
-) -> Iterator[tuple[frozenset[Role], Flags]]:
-    """Yield, for every dimension of a weight along which units stand, its roles and for which entries are not zero."""
-    for param in graph.params.values():
-        if param.spec.name != "weight" or all(leaf not in graph.reach[node] for node, _ in param.uses):
-            continue
-        for dim, axis in enumerate(param.spec.dims):
-            for units in positions(axis, graph.widths).get(leaf, ()):
-                at = np.flatnonzero((units != NEW) & gone[units])
-                alive = np.zeros_like(gone)
-                alive[units[at[_not_zero(graph, params, param, dim, at)]]] = True
-                yield param.roles(dim), alive
-
-
-def _not_zero(graph: Graph, params: Mapping[str, Any], param: Param, dim: int, at: IndexMap) -> Flags:
-    """Return which lines of a weight, at these places along a dimension, are not all zero or switched off."""
-    place = (slice(None),) * dim + (at,)
-    lines = as_array(params[param.name][place])
-    mask = f"{param.owner}.{MASK}"
-    if mask in graph.params:
-        lines = lines * as_array(params[mask][place])
-    found: Flags = (lines != 0).any(tuple(d for d in range(lines.ndim) if d != dim))
-    return found

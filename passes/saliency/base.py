@@ -2,11 +2,14 @@
 
 The axis is a leaf axis. Its units may stand at many places: in all layers that write to a residual stream, at every
 position behind a flatten, in all entries of a head. Whatever belongs to one unit counts towards its one score.
+
+Scores come from a batch that is run for them in evaluation mode, or, where a rule of a growth program prunes, from what
+was recorded in the passes that train (`watches`, `recorded`); on the same values both are the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,9 +20,10 @@ from irgrow.attributes import call_text, textual_name
 from irgrow.edits import Impossible
 from irgrow.graph import Graph
 from irgrow.ops import Role
-from irgrow.passes.analyses.activity import by_unit, carriers
+from irgrow.passes.analyses.activity import all_places, by_unit, carriers
 from irgrow.passes.analyses.entries import Places, belonging
 from irgrow.passes.base import Context
+from irgrow.passes.records.base import Watch
 
 Array = NDArray[np.float64]
 
@@ -61,6 +65,18 @@ class Saliency:
         """
         raise NotImplementedError
 
+    def watches(self, graph: Graph, axis: str) -> tuple[Watch, ...]:
+        """Return what to record in training so that no batch need be run for the scores; nothing if that cannot be."""
+        return ()
+
+    def recorded(self, graph: Graph, axis: str, recorded: Mapping[str, Any]) -> Array | None:
+        """Return the scores from what was recorded in training, by the keys of `watches`; `None` if it does not say.
+
+        Raises:
+            Impossible: It tells nothing.
+        """
+        return None
+
     def places(self, graph: Graph, axis: str, side: str) -> dict[str, Places]:
         """Return where units stand in the parameters that make them (`fan_in`), read them (`fan_out`), or both.
 
@@ -91,6 +107,13 @@ class ActivitySaliency(Saliency):
     def needs(self, graph: Graph, axis: str) -> tuple[str, ...]:
         return carriers(graph, axis)
 
+    def measured(self, graph: Graph, axis: str) -> bool:
+        """Return whether there are nodes to measure the units at, each with one dimension of them."""
+        try:
+            return bool(all_places(graph, axis))
+        except Impossible:
+            return False
+
     def activity(self, graph: Graph, axis: str, context: Context) -> list[Array]:
         """Return what units did, one array (units, samples, positions) per place they stand at.
 
@@ -115,6 +138,43 @@ class ActivitySaliency(Saliency):
         if not nodes:
             raise Impossible(f"{self.name} looks at layers that make `{axis}`, and there are none")
         return [part for node in nodes for part in by_unit(graph, axis, node, self.given(values, node, what, missing))]
+
+
+@dataclass(frozen=True, eq=False)
+class Known(Saliency):
+    """A saliency whose scores were found already, from what was recorded in training; it is written as itself.
+
+    Args:
+        by: The saliency.
+        found: Its scores by leaf axis.
+    """
+
+    by: Saliency
+    found: Mapping[str, Array]
+
+    def __str__(self) -> str:
+        return str(self.by)
+
+    @property
+    def name(self) -> str:
+        return self.by.name
+
+    def scores(self, graph: Graph, axis: str, context: Context) -> Array:
+        return self.found[axis]
+
+
+def known(saliency: Saliency, graph: Graph, axes: Iterable[str], recorded: Mapping[str, Any]) -> Saliency:
+    """Return a saliency with its scores, as far as what was recorded in training says them of all axes, or itself."""
+    found: dict[str, Array] = {}
+    for axis in axes:
+        try:
+            scores = saliency.recorded(graph, axis, recorded)
+        except Impossible:
+            scores = None
+        if scores is None:
+            return saliency
+        found[axis] = scores
+    return Known(saliency, found)
 
 
 def scored(saliency: Saliency, graph: Graph, axis: str, context: Context) -> Array:

@@ -9,12 +9,17 @@ Source: Sokar et al. (2023), The dormant neuron phenomenon in deep reinforcement
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from irgrow.backends.reference import as_array
 from irgrow.graph import Graph
 from irgrow.passes.base import Context
+from irgrow.passes.records.base import Watch
+from irgrow.passes.records.levels import Leveling, levels_of
 from irgrow.passes.saliency.base import ActivitySaliency, Array
 
 
@@ -27,9 +32,22 @@ class Dormancy(ActivitySaliency):
     """
 
     def scores(self, graph: Graph, axis: str, context: Context) -> Array:
-        found = []
-        for part in self.activity(graph, axis, context):
-            size = np.abs(part).mean((1, 2))
-            mean = size.mean()
-            found.append(size / mean if mean > 0 else size)
-        return np.mean(found, axis=0)
+        return _relative(np.abs(part).mean((1, 2)) for part in self.activity(graph, axis, context))
+
+    def watches(self, graph: Graph, axis: str) -> tuple[Watch, ...]:
+        return (Leveling(axis=axis),) if self.measured(graph, axis) else ()
+
+    def recorded(self, graph: Graph, axis: str, recorded: Mapping[str, Any]) -> Array | None:
+        levels = levels_of(recorded, axis)
+        return (
+            None
+            if levels is None
+            else _relative(size / level.count for level in levels for size in as_array(level.size))
+        )
+
+
+def _relative(sizes: Iterable[Array]) -> Array:
+    """Return the mean over the places of how large units are there, each divided by the mean of its units."""
+    found = [size / size.mean() if size.mean() > 0 else size for size in sizes]
+    mean: Array = np.mean(found, axis=0)
+    return mean

@@ -12,13 +12,16 @@ Source: Theis et al. (2018), Faster gaze prediction with dense networks and Fish
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from irgrow.graph import Graph
 from irgrow.passes.base import Context
+from irgrow.passes.records.base import Watch
+from irgrow.passes.records.gates import Gating, gate_sums
 from irgrow.passes.saliency.base import ActivitySaliency, Array
 
 
@@ -36,3 +39,10 @@ class Fisher(ActivitySaliency):
         pairs = zip(self.activity(graph, axis, context), self.signals(graph, axis, context), strict=True)
         by_sample: Array = np.sum([(a * s).sum(2) for a, s in pairs], axis=0)
         return 0.5 * (by_sample**2).mean(1)
+
+    def watches(self, graph: Graph, axis: str) -> tuple[Watch, ...]:
+        return (Gating(axis=axis),) if self.measured(graph, axis) else ()
+
+    def recorded(self, graph: Graph, axis: str, recorded: Mapping[str, Any]) -> Array | None:
+        sums = gate_sums(recorded, axis)
+        return None if sums is None else 0.5 * sums.squares / sums.count

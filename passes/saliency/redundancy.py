@@ -13,13 +13,19 @@ Source: Maile (2023), section 7, Algorithm 5 (the selection of DYNO; `norm`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from irgrow.backends.reference import as_array
 from irgrow.graph import Graph
 from irgrow.ops import word
 from irgrow.passes.base import Context
+from irgrow.passes.records.activity import activities, similarities
+from irgrow.passes.records.base import Watch
 from irgrow.passes.saliency.base import ActivitySaliency, Array
 
 DECIMALS = 12
@@ -46,7 +52,22 @@ class Redundancy(ActivitySaliency):
         active = largest > 0
         rows = rows[active] / largest[active, None]
         rows /= np.sqrt((rows**2).sum(1, keepdims=True))
-        similar = np.round(np.minimum(np.abs(rows @ rows.T), 1.0), DECIMALS)
+        return self._scored(rows @ rows.T, active)
+
+    def watches(self, graph: Graph, axis: str) -> tuple[Watch, ...]:
+        return tuple(activities(graph, axis).values()) if self.measured(graph, axis) else ()
+
+    def recorded(self, graph: Graph, axis: str, recorded: Mapping[str, Any]) -> Array | None:
+        found = similarities(graph, axis, recorded)
+        if found is None:
+            return None
+        cosines = as_array(found)
+        active = cosines.diagonal() > 0
+        return self._scored(cosines[np.ix_(active, active)], active)
+
+    def _scored(self, cosines: Array, active: NDArray[np.bool_]) -> Array:
+        """Return the scores of all units, given the cosines of the active ones."""
+        similar = np.asarray(np.round(np.minimum(np.abs(cosines), 1.0), DECIMALS), dtype=np.float64)
         np.fill_diagonal(similar, 0.0)
         scores = np.full(len(active), -1.0)
         scores[active] = _leaving(similar) if self.measure == "largest" else _leaving_by_norm(similar)

@@ -9,7 +9,7 @@ attention, pruning does more than that.) With `fan_in` they are the unit's own w
 the criterion of 2017: |sum over positions of activity x gradient| for each sample, summed over the samples; the paper
 takes the mean over positions, which within one layer is the same order.
 
-Gradients are those of the loss on the batch, in evaluation mode. Weights that a mask switches off count as zero.
+Gradients are those of the loss on the batch. Weights that a mask switches off count as zero.
 
 Source: Molchanov et al. (2017), Pruning convolutional neural networks for resource efficient inference, 2.2;
 Molchanov et al. (2019), Importance estimation for neural network pruning, section 3.
@@ -17,8 +17,9 @@ Molchanov et al. (2019), Importance estimation for neural network pruning, secti
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -28,6 +29,9 @@ from irgrow.graph import Graph
 from irgrow.ops import word
 from irgrow.passes.analyses.entries import effective, unit_sums
 from irgrow.passes.base import Context
+from irgrow.passes.records.base import Watch
+from irgrow.passes.records.gates import Gating, gate_sums
+from irgrow.passes.records.slopes import Slopes, Sloping
 from irgrow.passes.saliency.base import ActivitySaliency, Array
 
 
@@ -64,3 +68,19 @@ class Taylor(ActivitySaliency):
                 raise Impossible(f"`{name}` or its gradient is not finite")
             total += unit_sums(change, places, len(total))
         return np.abs(total)
+
+    def watches(self, graph: Graph, axis: str) -> tuple[Watch, ...]:
+        if self.of == "samples":
+            return (Gating(axis=axis),) if self.measured(graph, axis) else ()
+        watch = self._slopes(axis)
+        return (watch,) if watch.nodes(graph) else ()
+
+    def recorded(self, graph: Graph, axis: str, recorded: Mapping[str, Any]) -> Array | None:
+        if self.of == "samples":
+            sums = gate_sums(recorded, axis)
+            return None if sums is None else sums.sizes
+        slopes: Slopes | None = recorded.get(self._slopes(axis).key)
+        return None if slopes is None or not slopes.ready else np.abs(as_array(slopes.total))
+
+    def _slopes(self, axis: str) -> Sloping:
+        return Sloping(axis=axis, role={"fan_in": "makes", "fan_out": "reads"}[self.of])

@@ -9,13 +9,18 @@ Source: Molchanov et al. (2017), Pruning convolutional neural networks for resou
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from irgrow.backends.reference import as_array
 from irgrow.edits import Impossible
 from irgrow.graph import Graph
 from irgrow.passes.base import Context
+from irgrow.passes.records.base import Watch
+from irgrow.passes.records.levels import Level, Leveling, levels_of
 from irgrow.passes.saliency.base import ActivitySaliency, Array
 
 
@@ -32,3 +37,18 @@ class Variance(ActivitySaliency):
         if all(part[0].size == 1 for part in parts):
             raise Impossible(f"variance needs more than one sample of the activity of `{axis}`")
         return np.sum([part.var((1, 2)) for part in parts], axis=0)
+
+    def watches(self, graph: Graph, axis: str) -> tuple[Watch, ...]:
+        return (Leveling(axis=axis),) if self.measured(graph, axis) else ()
+
+    def recorded(self, graph: Graph, axis: str, recorded: Mapping[str, Any]) -> Array | None:
+        levels = levels_of(recorded, axis)
+        return None if levels is None else _summed(levels)
+
+
+def _summed(levels: list[Level]) -> Array | None:
+    """Return the sum of the variances at all places; `None` for a single sample."""
+    if all(level.count == 1 for level in levels):
+        return None
+    total: Array = np.sum([as_array(level.spread).sum(0) / level.count for level in levels], axis=0)
+    return total

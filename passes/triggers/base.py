@@ -17,7 +17,7 @@ Memory = dict[str, Any]
 
 @dataclass(frozen=True)
 class View:
-    """What a trigger may look at.
+    """What a trigger may look at, and a pass that takes its numbers from training.
 
     Args:
         graph: The network.

@@ -14,7 +14,11 @@ from irgrow.growth.controller import Controller
 from irgrow.growth.parallel import DataParallel, ParallelController, ParallelError
 from irgrow.network import build
 from irgrow.passes import (
+    Apoz,
+    Context,
+    Dormancy,
     EffectiveDimension,
+    Fisher,
     GradientRank,
     GradMax,
     GrowUnits,
@@ -22,12 +26,17 @@ from irgrow.passes import (
     Magnitude,
     Nest,
     NorthSelect,
+    PruneGlobally,
     PruneUnits,
     Random,
+    Redundancy,
     RewireEdges,
     Schedule,
+    Taylor,
     Trigger,
+    Variance,
 )
+from irgrow.passes.saliency.base import known, scored
 
 TANH = MLP.replace("relu", "tanh")
 PLAIN = """
@@ -91,6 +100,13 @@ PROGRAMS = {
             EverySteps(10),
             limit=(Limit("width", 12),),
         ),
+    ),
+    "recorded": (
+        rule("fisher", PruneUnits(by=Fisher()), (4,), "a", 1, "any"),
+        rule("variance", PruneUnits(by=Variance()), (8,), "b", 1, "any"),
+        rule("taylor", PruneUnits(by=Taylor()), (12,), "a", 1, "any"),
+        rule("alike", PruneUnits(by=Redundancy("norm")), (24,), "a", 1, "any"),
+        rule("everywhere", PruneGlobally(by=Taylor("samples")), (30,), "a", 2, "any"),
     ),
     "plateau": (Rule("stuck", GrowUnits(init=Random()), Schedule(1), Plateau(1, 0.9, 5), where=Where(("a",))),),
 }
@@ -173,6 +189,7 @@ def scenario(name, text=MLP, **options):
 random = scenario("random")
 north_select = scenario("north_select")
 pruning = scenario("pruning")
+recorded = scenario("recorded")
 deeper = scenario("deeper")
 gradients = scenario("gradients", MASKED)
 gradmax = scenario("gradmax", TANH)
@@ -204,6 +221,27 @@ def convolutions(rank, size, place):
         average.update_parameters(run.net)
     averages = {n: t.detach().clone() for n, t in average.module.params.items()}
     return run.found() | {"averages": averages}
+
+
+SALIENCIES = [Fisher(), Taylor("samples"), Taylor("fan_out"), Taylor("fan_in"), Dormancy(), Apoz(), Variance()]
+SALIENCIES += [Redundancy("largest"), Redundancy("norm")]
+
+
+def scores(rank, size, place):
+    """What saliencies say by the records of one training step of two passes, summed over the processes."""
+    found = {}
+    for saliency in SALIENCIES:
+        rules = (rule("r", PruneUnits(by=saliency), (1,), "a", 1, "any"),)
+        run = Training(rules, rank if size > 1 else None, 2)
+        x = torch.cat([run.batch(i) for i in range(3)])
+        for part in (x[:3], x[3:]):
+            (square(run.model(part), part) * (len(part) / len(x))).backward()
+        records = {key: record.reduced() if size > 1 else record for key, record in run.controller.recorded.items()}
+        own = known(saliency, run.net.graph, ("a",), run.controller.recorded)
+        told = known(saliency, run.net.graph, ("a",), records)
+        found[str(saliency)] = torch.from_numpy(scored(told, run.net.graph, "a", Context()))
+        found[f"own {saliency}"] = torch.from_numpy(scored(own, run.net.graph, "a", Context()))
+    return found
 
 
 def ungrown(rank, size, place):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from live import CNN, MLP
 from processes import Processes
-from scenarios import MASKED, PLAIN, TANH, Training, convolutions
+from scenarios import MASKED, PLAIN, SALIENCIES, TANH, Training, convolutions, scores
 
 from irgrow.axes import NEW
 from irgrow.errors import OptionError
@@ -76,7 +76,7 @@ def same(one, two):
 
 
 @pytest.mark.parametrize(
-    "name", ["random", "north_select", "pruning", "deeper", "gradients", "gradmax", "nest", "plateau"]
+    "name", ["random", "north_select", "pruning", "recorded", "deeper", "gradients", "gradmax", "nest", "plateau"]
 )
 def test_two_processes_are_one_on_the_joined_batch(name, together):
     one, two = together(name)
@@ -88,6 +88,17 @@ def test_two_processes_are_one_on_the_joined_batch(name, together):
     same(one["slots"], two["slots"])
     near(one["params"], whole["params"])
     near(one["slots"], whole["slots"])
+
+
+def test_saliencies_see_what_all_processes_recorded(together):
+    one, two = together("scores")
+    whole = scores(0, 1, None)
+    same({k: v for k, v in one.items() if k[:4] != "own "}, {k: v for k, v in two.items() if k[:4] != "own "})
+    for saliency in SALIENCIES:
+        wanted = whole[str(saliency)]
+        assert (one[str(saliency)] - wanted).abs().max() <= 1e-10 * wanted.abs().max(), saliency
+        apart = (one[f"own {saliency}"] - wanted).abs().max() / wanted.abs().max()
+        assert apart > 0.01, f"negative control: by {saliency} one process alone says something else"
 
 
 def test_three_processes_are_one_as_well(together):

@@ -13,45 +13,23 @@ from irgrow.passes.analyses.spectrum import Gram, effective_rank
 from irgrow.passes.records.bridge import Bridging
 
 
-class Pretended:
-    """Plays two processes, one after the other: what the first gave is added for the second."""
-
-    def __init__(self, monkeypatch):
-        self.given, self.at = [], None
-        monkeypatch.setattr(torch.distributed, "all_reduce", self.all_reduce)
-        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-
-    def all_reduce(self, value, group=None):
-        assert group == "workers"
-        if self.at is None:
-            self.given.append(value.clone())
-        else:
-            value += self.given[self.at]
-            self.at += 1
-
-    def both(self, one, two):
-        one.reduced("workers")
-        self.at = 0
-        return two.reduced("workers")
-
-
-def test_gram_matrices_and_counts_are_summed(monkeypatch):
+def test_gram_matrices_and_counts_are_summed(pretended):
     x = torch.randn(90, 6, dtype=torch.float64)
     one, two, both = Gram(0, 90), Gram(0, 90), Gram(0, 90)
     one.add(x[:50])
     two.add(x[50:])
     both.add(x)
-    found = Pretended(monkeypatch).both(one, two)
+    found = pretended.both(one, two)
     torch.testing.assert_close(found.total, both.total, rtol=1e-13, atol=1e-13)
     assert found.count == 90
     assert effective_rank(found, 0.5) == effective_rank(both, 0.5)
     assert (one.count, two.count) == (50, 40), "the processes keep their own"
 
 
-def test_a_process_that_recorded_nothing_takes_part(monkeypatch):
+def test_a_process_that_recorded_nothing_takes_part(pretended):
     one, two = Gram(0, 50, width=6), Gram(0, 50, width=6)
     two.add(torch.randn(40, 6))
-    found = Pretended(monkeypatch).both(one, two)
+    found = pretended.both(one, two)
     assert found.count == 40
     torch.testing.assert_close(found.total, two.total)
 
@@ -64,9 +42,8 @@ def recorded(batches):
     return controller.recorded[Bridging(axis="a").key]
 
 
-def test_bridges_are_summed_and_norms_are_those_of_the_sums(monkeypatch):
+def test_bridges_are_summed_and_norms_are_those_of_the_sums(pretended):
     x = torch.randn(20, 6, dtype=torch.float64)
-    pretended = Pretended(monkeypatch)
     one, two, both = recorded([x[:8]]), recorded([x[8:]]), recorded([x])
     found = pretended.both(one, two)
     torch.testing.assert_close(found.matrix(), both.matrix(), rtol=1e-12, atol=1e-12)
@@ -89,13 +66,10 @@ def test_one_process_of_a_real_group_keeps_its_numbers(tmp_path):
         torch.distributed.destroy_process_group()
 
 
-def test_a_process_without_a_backward_pass_and_one_with_a_bad_number_take_part(monkeypatch):
-    pretended = Pretended(monkeypatch)
+def test_a_process_without_a_backward_pass_and_one_with_a_bad_number_take_part(pretended):
     x = torch.randn(8, 6, dtype=torch.float64)
     found = pretended.both(recorded([]), recorded([x]))
     torch.testing.assert_close(found.matrix(), recorded([x]).matrix())
-    pretended.given.clear()
-    pretended.at = None
     bad = x.clone()
     bad[0, 0] = float("inf")
     with pytest.raises(Impossible, match="not finite"):

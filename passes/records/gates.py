@@ -1,0 +1,192 @@
+"""How the loss depends on units: its gradient by a gate on each unit, from the pass that trains.
+
+A gate that every entry of a unit is multiplied with has the gradient sum of value x gradient, over positions and over
+the places a unit stands at (the entries of a head, the layers that write to a stream). It is taken sample by sample: a
+forward hook keeps what a node gives, and the gradient that comes back is multiplied with it at once. What is kept of a
+step are the sums over its samples of the squares and of the sizes, products in float32 at least and sums in float64.
+
+Several passes before a step (gradient accumulation) are so many more samples, if each loss is divided as it must be;
+of several processes, whose losses are averaged, it is the same. Under a `GradScaler` all gates carry its scale: their
+order is what counts. A pass that overflowed says nothing.
+
+Source: Molchanov et al. (2017), Pruning convolutional neural networks for resource efficient inference, 2.2; Theis et
+al. (2018), Faster gaze prediction with dense networks and Fisher pruning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from irgrow.backends.reference import as_array
+from irgrow.graph import Graph
+from irgrow.passes.analyses.activity import all_places, carriers, same_places
+from irgrow.passes.records.base import Record, Wanted, Watch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Gating(Watch):
+    """The gradient of the loss by a gate on every unit of an axis, of one training step.
+
+    Args:
+        axis: A leaf axis.
+
+    >>> Gating(axis="h").key
+    'h [gates]'
+    """
+
+    axis: str = ""
+
+    @property
+    def key(self) -> str:
+        return f"{self.axis} [gates]"
+
+    def nodes(self, graph: Graph) -> tuple[str, ...]:
+        return carriers(graph, self.axis)
+
+    def record(self, graph: Graph) -> Record:
+        return Gates(graph, self.axis)
+
+    def units(self, graph: Graph) -> frozenset[str]:
+        return super().units(graph) | {self.axis}
+
+
+@dataclass
+class _Pass:
+    """What the backward passes of one forward pass said.
+
+    Args:
+        heard: The nodes whose gradients came.
+        slopes: Gradient by the gates, (samples, units), float64.
+    """
+
+    heard: set[str] = field(default_factory=set)
+    slopes: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What gates on units say of the loss.
+
+    Args:
+        squares: Sum over the samples of the squared gradients, (units,).
+        sizes: Sum of their absolute values, (units,).
+        count: How many samples there are.
+    """
+
+    squares: Array
+    sizes: Array
+    count: float
+
+
+def gate_sums(recorded: Mapping[str, Any], axis: str) -> Sums | None:
+    """Return what was recorded of the gates of an axis; `None` if no whole pass was, or a number is not finite."""
+    gates: Gates | None = recorded.get(Gating(axis=axis).key)
+    if gates is None or not gates.ready:
+        return None
+    total = as_array(gates.total)
+    return Sums(total[0, :-1], total[1, :-1], float(total[0, -1]))
+
+
+class Gates(Record):
+    """The gradients of the loss by gates on the units of an axis, since the last step.
+
+    Args:
+        graph: The network.
+        axis: A leaf axis.
+    """
+
+    def __init__(self, graph: Graph, axis: str) -> None:
+        self.axis, self.width = axis, graph.widths[axis]
+        self.places = all_places(graph, axis)
+        self.passes: list[_Pass] = []
+        self._whole: Tensor | None = None
+
+    def attach(self, leaves: Mapping[str, nn.Module], wanted: Wanted) -> list[Any]:
+        import torch
+
+        first = next(iter(self.places))
+
+        def follow(node: str) -> Callable[..., None]:
+            def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+                if not (torch.is_grad_enabled() and wanted(module)):
+                    return
+                if node == first:
+                    self.passes.append(_Pass())
+                if self.passes and output.requires_grad:
+                    output.register_hook(self._hear(self.passes[-1], node, output.detach()))
+
+            return torch.compiler.disable(hook)
+
+        return [leaves[node].register_forward_hook(follow(node)) for node in self.places]
+
+    def _hear(self, made: _Pass, node: str, value: Tensor) -> Callable[[Tensor], None]:
+        """Return a hook that takes the gradient by what a node gave."""
+        import torch
+
+        dim, order = self.places[node]
+
+        @torch.no_grad()
+        def hook(gradient: Tensor) -> None:
+            wide = torch.promote_types(value.dtype, torch.float32)
+            product = (value.to(wide) * gradient.to(wide)).movedim(1 + dim, 1)
+            lines = product.reshape(*product.shape[:2], -1).sum(2, dtype=torch.float64)
+            at = torch.as_tensor(order, device=lines.device)
+            slopes = lines[:, at.flatten()].reshape(len(lines), *at.shape).sum(2)
+            made.slopes = slopes if made.slopes is None else made.slopes + slopes
+            made.heard.add(node)
+
+        return hook
+
+    def fits(self, graph: Graph) -> bool:
+        return same_places(self.places, all_places(graph, self.axis))
+
+    def settle(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.passes.clear()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a backward pass came through, and every number is finite."""
+        total = self.total
+        return total is not None and bool(total.isfinite().all())
+
+    @property
+    def total(self) -> Tensor | None:
+        """Sums over the samples, (2, units + 1): of squares and of sizes, and in the last column how many there are."""
+        if self._whole is not None:
+            return self._whole
+        import torch
+
+        heard = [p.slopes for p in self.passes if p.slopes is not None and len(p.heard) == len(self.places)]
+        if not heard:
+            return None
+        slopes = torch.cat(heard)
+        sums = torch.stack([slopes.square().sum(0), slopes.abs().sum(0)])
+        return torch.cat([sums, sums.new_full((2, 1), len(slopes))], 1)
+
+    def reduced(self, group: Any = None) -> Gates:
+        import torch
+
+        found = object.__new__(Gates)
+        found.__dict__.update(self.__dict__ | {"passes": []})
+        own = self.total
+        total = torch.zeros(2, self.width + 1, dtype=torch.float64) if own is None else own.clone()
+        processes = torch.ones((), dtype=torch.float64, device=total.device)
+        for value in (total, processes):
+            torch.distributed.all_reduce(value, group=group)
+        total[0, :-1] /= processes**2  # the loss of all is the mean of theirs
+        total[1, :-1] /= processes
+        found._whole = total
+        return found
