@@ -2,7 +2,9 @@
 
 TRIG_PRUNE = max(0, floor(M ((1 - delta) phi* - phi))), phi the share of the M units that the rank of their activity
 makes up, phi* that share measured right after the layer's last change, on the latest batches run again through the new
-network (Maile 2023, eq. 38, printed with min; every layer has its own phi*). It never asks for all units of a layer.
+network (Maile 2023, eq. 38, printed with min; every layer has its own phi*). It never asks for all units of a layer;
+the authors' code lets dense layers keep as many as there are classes (`least_dense`), and a remark in it a share of the
+width a layer had at first (`share`), neither of which is in the text.
 
 It says how many units should go: the pass of the rule must remove units, such as
 `prune_units(by = redundancy, count = 1)`, whose count is filled in.
@@ -11,10 +13,11 @@ It says how many units should go: the pass of the rule must remove units, such a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import floor
+from math import ceil, floor
 
 from irgrow.graph import Graph
-from irgrow.ops import integer, real
+from irgrow.ops import Dense, integer, real
+from irgrow.passes.analyses.places import makers
 from irgrow.passes.records.activity import Activity
 from irgrow.passes.records.base import WINDOW
 from irgrow.passes.triggers.base import Memory, Trigger, View
@@ -72,14 +75,25 @@ class DynoPrune(Dyno):
         baseline: The dimension, as a share of the width, that a layer is taken to have had before it is first
             changed, such as 1.0; what is measured at the first look if it is not given.
         samples: Columns of activity kept; at least twice the units are.
+        least_dense: The smallest width of a dense layer; in the authors' code the number of classes.
+        share: Share of the width at the first look that every layer keeps.
 
     >>> str(DynoPrune(0.05))
     'dyno_prune(delta = 0.05)'
     """
+
+    least_dense: int = integer(1)
+    share: float = real(0.0, low=0.0, high=1.0)
 
     def wanted(self, view: View, site: str, memory: Memory) -> int:
         found = self.look(view, site, memory)
         if found is None:
             return 0
         rank, width, before = found
-        return min(width - 1, max(0, floor((1.0 - self.delta) * before - rank + 1e-9)))
+        first = memory.setdefault("first", width) if self.share else width
+        least = max(self._least(view.graph, site), ceil(self.share * first - 1e-9))
+        return max(0, min(width - least, floor((1.0 - self.delta) * before - rank + 1e-9)))
+
+    def _least(self, graph: Graph, site: str) -> int:
+        """Return the smallest width of a layer of this kind."""
+        return self.least_dense if isinstance(graph[makers(graph, site)[0]].op, Dense) else 1

@@ -26,12 +26,14 @@ class DynoBundle(Bundle):
         delta: By what share the dimension must have moved.
         epsilon: Singular values up to it count as zero.
         every: Steps between looks.
-        least: The smallest width; the authors never let a dense layer have fewer units than there are classes.
+        least: The smallest width.
         most: The largest width.
         saturated: Whether a layer that uses all its dimensions grows by a unit; the text has no such rule, and then a
             layer with more than 1 / (1 + delta) of them can never grow.
         candidates: Candidates drawn for each new unit.
         order: `sites` as printed, or `rules` to prune all layers before any grows.
+        least_dense: The smallest width of dense layers; in the authors' code the number of classes.
+        share: Share of the width at the first look that every layer keeps.
     """
 
     textual: ClassVar[str] = "dyno"
@@ -44,20 +46,24 @@ class DynoBundle(Bundle):
     saturated: bool = flag(True)
     candidates: int = integer(100)
     order: str = word("sites", "rules", default="sites")
+    least_dense: int = integer(1)
+    share: float = real(0.0, low=0.0, high=1.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.least > self.most:
-            raise OptionError(f"`least` must be at most `most`, {self.most}; found {self.least}")
+        for name in ("least", "least_dense"):
+            if (least := getattr(self, name)) > self.most:
+                raise OptionError(f"`{name}` must be at most `most`, {self.most}; found {least}")
 
     def program(self) -> GrowthProgram:
         every = EverySteps(self.every)
         prune = PruneUnits(by=Redundancy("norm"), count=1, least=self.least)
         grow = GrowUnits(init=NorthSelect(epsilon=self.epsilon, per_unit=self.candidates))
+        goes = DynoPrune(self.delta, self.epsilon, least_dense=self.least_dense, share=self.share)
         wants = DynoGrow(self.delta, self.epsilon, cap="saturated" if self.saturated else "none")
         return GrowthProgram(
             (
-                Rule("dyno_prune", prune, DynoPrune(self.delta, self.epsilon), every, require="any", order=self.order),
+                Rule("dyno_prune", prune, goes, every, require="any", order=self.order),
                 Rule("dyno_grow", grow, wants, every, limit=(Limit("width", self.most),), order=self.order),
             )
         )
@@ -78,6 +84,8 @@ class DynoSftBundle(DynoBundle):
         saturated: Whether a layer that uses all its dimensions grows by a unit.
         candidates: Candidates drawn for each new unit.
         order: `sites` as printed, or `rules` to prune all layers before any grows.
+        least_dense: The smallest width of dense layers.
+        share: Share of the width at the first look that every layer keeps.
         batches: Gradients that the rates are averaged over.
     """
 

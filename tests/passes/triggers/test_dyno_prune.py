@@ -7,6 +7,7 @@ import pytest
 from shares import run, view
 
 from irgrow.errors import OptionError
+from irgrow.grammar import parse
 from irgrow.passes import DynoGrow, DynoPrune, View
 
 
@@ -28,6 +29,26 @@ def test_nothing_goes_at_the_first_look_unless_a_baseline_is_given():
 def test_a_layer_is_never_emptied():
     for width in (1, 2, 8, 50):
         assert run(DynoPrune(1e-12, baseline=1.0), [0], width) == [width - 1]
+
+
+@pytest.mark.parametrize(("trigger", "left"), [({}, 1), ({"least_dense": 5}, 5), ({"share": 0.3}, 3), ({"share": 1.0}, 8)])
+def test_what_dense_layers_and_shares_keep(trigger, left):
+    assert run(DynoPrune(1e-12, baseline=1.0, **trigger), [0]) == [8 - left]
+
+
+def test_a_convolution_is_not_a_dense_layer():
+    graph = parse("net n(x: [1, 9]) { return x |> h: conv(8, kernel = 3) |> relu |> flatten |> dense(3) }")
+    trigger = DynoPrune(1e-12, baseline=1.0, least_dense=5)
+    record = view(0).recorded["r"]
+    assert trigger.wanted(View(graph, recorded={"relu_1": record}), "h", {}) == 7
+
+
+def test_the_share_is_of_the_width_at_the_first_look():
+    memory = {}
+    trigger = DynoPrune(1e-12, share=0.5)
+    assert run(trigger, [16], 16, memory) == [0]
+    trigger.settle(view(10, 10), "h", memory)
+    assert run(trigger, [0], 10, memory) == [2], "8 of the first 16 stay"
 
 
 def test_the_printed_minimum_would_never_prune():
