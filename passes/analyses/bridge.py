@@ -17,8 +17,10 @@ one. On a residual stream the rows of all that read it are put under one another
 
 What else new units pass is linear in them once it is known what they get there, and so it is exact: a depthwise
 convolution in which they have unit filters, attention in which their queries are zero and their keys are not, and of
-a product of units the factor that the others, at zero, do not make zero (`irgrow.passes.analyses.routes`). What new
-units must be given for that, beside zero fan-in, `irgrow.passes.analyses.companions` says.
+a product of units the factor that the others, at zero, do not make zero (`irgrow.passes.analyses.routes`). If all
+make it zero, as in a gated layer (SwiGLU), new units borrow the other factor: they start with a copy of that of the old
+unit with the largest fan-in there, and are zero on the side with the larger slope at zero, the first of equals. What
+new units must be given for that, beside zero fan-in, `irgrow.passes.analyses.companions` says.
 
 A unit can run in several lanes, one for every head or group. Their fan-in and their fan-out have nothing to do with one
 another, so that A falls into blocks, one for every lane of the layer that makes them. Singular vectors of all of A
@@ -28,6 +30,7 @@ would let one lane live and the others die; so the best fan-outs of a unit are s
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -41,8 +44,9 @@ from irgrow.graph import Graph, remembered
 from irgrow.ops import Conv, Dense
 from irgrow.passes.analyses.entries import effective
 from irgrow.passes.analyses.kernels import by_kernel, by_reader, entries, entries_of_units, windows
+from irgrow.passes.analyses.lanes import lanes, lender, lent, plain
 from irgrow.passes.analyses.places import makers
-from irgrow.passes.analyses.routes import Route, SecondOrder, Walk, lanes, plain
+from irgrow.passes.analyses.routes import Route, SecondOrder, Walk
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,6 +68,7 @@ class Bridge:
         lanes: In how many lanes it makes a unit.
         passed: The depthwise convolutions and the attentions on the way.
         attended: Those of the attentions whose weights are looked at.
+        borrowed: The factors of products that are those of an old unit, by node: the layers that make them.
     """
 
     maker: str
@@ -72,6 +77,7 @@ class Bridge:
     lanes: int = 1
     passed: tuple[str, ...] = ()
     attended: tuple[str, ...] = ()
+    borrowed: tuple[tuple[str, str], ...] = ()
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return by weight that reads the units the shape of one unit's entries."""
@@ -128,7 +134,7 @@ def needed(graph: Graph, axis: str) -> tuple[str, ...]:
         found = bridge(graph, axis)
     except Impossible:
         return ()
-    beside = (name for node in found.attended for name in graph[node].inputs[:2])
+    beside = [name for node in found.attended for name in graph[node].inputs[:2]] + [name for name, _ in found.borrowed]
     return tuple(dict.fromkeys((graph[found.maker].inputs[0], *(route.node for route in found.routes), *beside)))
 
 
@@ -136,7 +142,8 @@ def needed(graph: Graph, axis: str) -> tuple[str, ...]:
 def bridge(graph: Graph, axis: str, sloped: bool = False) -> Bridge:
     """Return the first layer that makes a leaf axis and the layers that read it.
 
-    Where the units of the first have no gradient of first order, as queries, it is the next that has.
+    Where the units of the first have no gradient of first order, as queries, it is the next that has; if none has
+    unless another factor is borrowed, the one with the largest slope at zero.
 
     Raises:
         Impossible: The axis is made or read by something else, or passes through something that has no bridge.
@@ -144,16 +151,24 @@ def bridge(graph: Graph, axis: str, sloped: bool = False) -> Bridge:
     found = [m for m in makers(graph, axis) if isinstance(graph[m].op, Dense | Conv)]
     if not found:
         raise Impossible(f"no dense layer or convolution makes `{axis}`")
-    reasons = []
+    reasons: list[Impossible] = []
     for maker in found:
         try:
             return _from(graph, axis, maker, sloped)
-        except SecondOrder as reason:
+        except Impossible as reason:
+            if not (reasons or isinstance(reason, SecondOrder)):
+                raise
             reasons.append(reason)
-    raise Impossible(reasons[0].reason)
+    slopes: dict[str, float] = {}
+    for maker in found:
+        with suppress(Impossible):
+            slopes[maker] = max(abs(r.slope) for r in _from(graph, axis, maker, True, borrowing=True).routes)
+    if not slopes:
+        raise next((r for r in reasons if not isinstance(r, SecondOrder)), reasons[0])
+    return _from(graph, axis, max(slopes, key=slopes.__getitem__), sloped, borrowing=True)
 
 
-def _from(graph: Graph, axis: str, maker: str, sloped: bool) -> Bridge:
+def _from(graph: Graph, axis: str, maker: str, sloped: bool, borrowing: bool = False) -> Bridge:
     """Return the bridge from one of the layers that make an axis."""
     weight = graph.params[graph.param_name(maker, "weight")]
     if len(weight.uses) > 1:
@@ -165,13 +180,21 @@ def _from(graph: Graph, axis: str, maker: str, sloped: bool) -> Bridge:
         raise Impossible(f"`{maker}` makes units of `{axis}` and reads them")
     if not count:
         raise Impossible(f"`{maker}` makes other units beside those of `{axis}`")
-    walk = Walk(graph, axis, maker, sloped)
+    walk = Walk(graph, axis, maker, sloped, borrowing=borrowing)
     if not walk.routes:
         raise Impossible(f"no dense layer or convolution reads `{axis}`")
     for weight_name in (route.weight for route in walk.routes):
         if len({(r.shape, r.origins, r.groups) for r in walk.routes if r.weight == weight_name}) > 1:
             raise Impossible(f"`{weight_name}` is tied and reads units of `{axis}` in two ways")
-    return Bridge(maker, tuple(walk.routes), sloped, count, tuple(walk.passed), tuple(walk.attended))
+    borrowed = tuple((name, _layer(graph, name)) for name in dict.fromkeys(walk.borrowed))
+    return Bridge(maker, tuple(walk.routes), sloped, count, tuple(walk.passed), tuple(walk.attended), borrowed)
+
+
+def _layer(graph: Graph, node: str) -> str:
+    """Return the layer behind which a borrowed factor stands."""
+    while not isinstance(graph[node].op, Dense | Conv):
+        node = graph[node].inputs[0]
+    return node
 
 
 def auxiliary(
@@ -190,13 +213,13 @@ def auxiliary(
     Args:
         graph: The network.
         axis: The axis.
-        values: Values of the nodes `needed` names, batch first.
+        values: Values of the nodes `needed` names, batch first; of borrowed factors one unit is enough.
         signals: Gradient of the loss by the values of those nodes.
         borders: `exact`, or `kernel` as printed.
         sloped: Whether to count the slopes at zero on the way, so that the matrix times a fan-out is the gradient.
         across: The bridge, if it is not that of the graph: its routes may count fewer outputs, if the signals do.
         bias: Whether a last column stands for the bias of a new unit, as if the layer read a one beside the rest.
-        params: Parameters, for the frequencies of attention with rotary positions.
+        params: Parameters: frequencies of rotary positions, and weights by which it is chosen who lends its factor.
 
     Raises:
         Impossible: There is no bridge, something was not recorded, or a number is not finite.
@@ -206,9 +229,11 @@ def auxiliary(
     found = across or bridge(graph, axis, sloped)
     x = _recorded(graph, graph[found.maker].inputs[0], values, "the values")
     heard = {route.node: _recorded(graph, route.node, signals, "the gradient by the values") for route in found.routes}
-    beside = {
-        name: _recorded(graph, name, values, "the values") for n in found.attended for name in graph[n].inputs[:2]
-    }
+    beside = {n: _recorded(graph, n, values, "the values") for node in found.attended for n in graph[node].inputs[:2]}
+    for name, layer in found.borrowed:
+        value = _recorded(graph, name, values, "the values")
+        chosen = value.shape[1 + graph.types[name].features] == 1
+        beside[name] = value if chosen else lent(graph, name, value, lender(graph, layer, params or {}))
     rotary = {name: params[name] for n in found.attended for name in graph.own_params[n] if params and name in params}
     dtype = torch.promote_types(x.dtype, torch.float32)
     fan_in = prod(graph.param_shape(graph.param_name(found.maker, "weight"))[1:]) + bias
@@ -255,7 +280,7 @@ def contributions(graph: Graph, axis: str, value: Any, fan_in: Any, fan_outs: Ma
     weight = torch.as_tensor(fan_in).to(x).flatten(1)
     dim = 1 if isinstance(graph[maker].op, Conv) else -1
     before = torch.tensordot(entries(graph, maker, 1, x).movedim(dim, -1), weight.T, 1).movedim(-1, dim)
-    walk = Walk(graph, axis, maker, False, before, active=True)
+    walk = Walk(graph, axis, maker, False, before, active=True, borrowing=bool(found.borrowed))
     added: dict[str, Tensor] = {}
     for route in walk.routes:
         count, out = len(route.origins), torch.as_tensor(fan_outs[route.weight]).to(x)
@@ -346,7 +371,11 @@ def _blocks(
     exact = len(printed) < len(found.routes)
     read = entries(graph, found.maker, found.lanes, x) if exact or bias else x
     ones = [torch.ones_like(read.narrow(dim, 0, 1))] if bias else []
-    aside = Walk(graph, axis, found.maker, found.sloped, ones[0], beside=beside) if printed and bias else None
+    aside = (
+        Walk(graph, axis, found.maker, found.sloped, ones[0], False, beside, bool(found.borrowed))
+        if printed and bias
+        else None
+    )
     for route in found.routes:
         if route.node in printed:
             matrix = route.slope * by_kernel(graph, found.maker, route, x, signals[route.node])[None]
@@ -357,7 +386,7 @@ def _blocks(
     if not exact:
         return
     read = torch.cat([read, *ones], dim) if bias else read
-    walk = Walk(graph, axis, found.maker, found.sloped, read, beside=beside)
+    walk = Walk(graph, axis, found.maker, found.sloped, read, False, beside, bool(found.borrowed))
     for route in found.routes:
         if route.node not in printed:
             yield route, by_reader(graph, route, found.lanes, walk.read[route.node], signals[route.node])

@@ -15,7 +15,8 @@ from irgrow.graph import Graph
 from irgrow.ops import Conv
 from irgrow.ops.conv import per_dim, taps
 from irgrow.passes.analyses.carrying import both_sides
-from irgrow.passes.analyses.routes import Route, plain
+from irgrow.passes.analyses.lanes import plain
+from irgrow.passes.analyses.routes import Route
 
 if TYPE_CHECKING:
     from torch import Tensor

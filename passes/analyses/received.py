@@ -21,7 +21,7 @@ from irgrow.graph import Graph, Node, remembered
 from irgrow.ops import AvgPool, Conv, Coupling, Flatten, MaxPool
 from irgrow.ops.conv import per_dim
 from irgrow.passes.analyses.bridge import bridge
-from irgrow.passes.analyses.routes import plain
+from irgrow.passes.analyses.lanes import plain
 
 if TYPE_CHECKING:
     from torch import Tensor

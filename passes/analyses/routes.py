@@ -4,7 +4,8 @@ Activations, norms, sums, pooling, concatenation, padding, transposition and a f
 what treats new units in a way that can be known before they are there: a depthwise convolution, in which they get unit
 filters (`irgrow.passes.analyses.carrying`); attention, as values, whose weights stay what they are; a product with
 units that are a constant while their weights are zero, as behind a sigmoid. Where two factors are new and zero there is
-no gradient of first order: queries and keys, or a product with units that are zero.
+no gradient of first order: queries and keys, or a product with units that are zero. In such a product the other factor
+can be borrowed: new units are given that of an old one.
 
 A unit of an axis can run in several lanes: one for every head that has the axis, every group of a convolution, every
 filter of a depthwise one, every position of a flatten. Lanes stand in the order in which the units' axis lists them.
@@ -19,14 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from irgrow.axes import NEW, Atom, Axis, atoms, positions
+from irgrow.axes import NEW, Atom, atoms, positions
 from irgrow.edits import Impossible
 from irgrow.graph import Graph, Node
 from irgrow.ops import (
-    ACTIVATIONS,
-    Activate,
     AvgPool,
-    BatchNorm,
     Concat,
     Conv,
     Coupling,
@@ -40,6 +38,7 @@ from irgrow.ops import (
     Transpose,
 )
 from irgrow.passes.analyses import carrying
+from irgrow.passes.analyses.lanes import at_rest, lanes, lendable, made_for, plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,27 +88,6 @@ class Carried:
     value: Tensor | None = None
 
 
-def plain(graph: Graph, node: str) -> bool:
-    """Return whether a layer is dense or a convolution that is not grouped."""
-    op = graph[node].op
-    return not isinstance(op, Conv) or "reads" not in graph.signatures[node].axes
-
-
-def lanes(graph: Graph, units: Axis, axis: str) -> int:
-    """Return how often each unit of a leaf axis stands among units; 0 if there are others or orders differ.
-
-    >>> from irgrow.axes import prod
-    >>> from irgrow.grammar import parse
-    >>> g = parse("net n(x: [2]) { return x |> h: dense(6) |> dense(1) }")
-    >>> lanes(g, Atom("h"), "h"), lanes(g, prod([Atom("h"), Atom("x")]), "h"), lanes(g, Atom("x"), "h")
-    (1, 2, 0)
-    """
-    found = positions(units, graph.widths).get(axis, [])
-    if len(found) != 1 or bool((found[0] == NEW).any()):
-        return 0
-    return len(found[0]) // graph.widths[axis]
-
-
 class Walk:
     """Follows the units of a layer to those that read them: what is done to them on the way, and with what slopes.
 
@@ -122,13 +100,16 @@ class Walk:
         sloped: Whether to multiply by the slopes at zero of the activations on the way.
         entries: The channels, shape (lanes * samples, ...) and else laid out as the output of the maker.
         active: Whether the channels are new units themselves, to which activations and norms are done.
-        beside: Values of the queries and keys of `attended`, by node, and frequencies of rotary positions by name.
+        beside: Values of the queries and keys of `attended`, by node, and frequencies of rotary positions by name; and
+            of `borrowed` the one unit that is.
+        borrowing: Whether factors that would be zero are those of an old unit.
 
     Attributes:
         routes: The readers met.
         read: What each of them reads, by node, shape (lanes * samples, ...).
         attended: The attentions on the way whose weights are looked at.
         passed: The nodes on the way that have filters of the new units, or queries and keys.
+        borrowed: The factors of products that are those of an old unit.
     """
 
     def __init__(
@@ -140,12 +121,15 @@ class Walk:
         entries: Tensor | None = None,
         active: bool = False,
         beside: Mapping[str, Any] | None = None,
+        borrowing: bool = False,
     ) -> None:
         self.graph, self.axis, self.sloped, self.active, self.beside = graph, axis, sloped, active, beside or {}
         self.routes: list[Route] = []
         self.read: dict[str, Tensor] = {}
         self.attended: list[str] = []
         self.passed: list[str] = []
+        self.borrowed: list[str] = []
+        self.borrowing = borrowing
         count = lanes(graph, graph.signatures[maker].axes["units"], axis)
         self._at = {maker: Carried(tuple(range(count)), value=entries)}
         for node in graph:
@@ -159,6 +143,10 @@ class Walk:
         """Return the new units behind a node."""
         known = [self._at[i] for i in node.inputs if i in self._at]
         at, op, value = known[0], node.op, known[0].value
+        if op.coupling in (Coupling.SUM, Coupling.PRODUCT) and any(
+            self.graph.types[i].rank < self.graph.types[node.name].rank for i in node.inputs if i in self._at
+        ):
+            raise Impossible(f"units of `{self.axis}` are spread over positions in `{node.name}`; there is no bridge")
         match op:
             case _ if op.coupling is Coupling.SUM and len({k.origins for k in known}) == 1:
                 summed = [k.value for k in known if k.value is not None]
@@ -270,21 +258,29 @@ class Walk:
         others = [i for i in node.inputs if i not in self._at]
         if len(others) != len(node.inputs) - 1:
             raise SecondOrder(f"units of `{self.axis}` are multiplied with one another in `{node.name}`")
-        factor = 1.0
+        factor, value = 1.0, at.value
         for other in others:
-            constant = at_rest(self.graph, other, self.axis)
-            if constant is None:
+            nodes, constant = made_for(self.graph, other, node.name), at_rest(self.graph, other, self.axis)
+            if constant is None or nodes is None:
                 raise Impossible(
                     f"units of `{self.axis}` pass through `{node.name}`; what they are multiplied with, `{other}`, is "
                     "not known for new ones"
                 )
-            factor *= constant
-        if factor == 0.0:
-            raise SecondOrder(
-                f"units of `{self.axis}` are multiplied in `{node.name}` with others that are zero at first as well, "
-                "so there is no gradient of first order"
-            )
-        value = None if at.value is None else at.value * factor
+            if constant != 0.0:
+                factor *= constant
+                continue
+            if not self.borrowing or len(at.origins) > 1 or not lendable(self.graph, nodes, self.axis):
+                raise SecondOrder(
+                    f"units of `{self.axis}` are multiplied in `{node.name}` with others that are zero at first as "
+                    "well, so there is no gradient of first order"
+                )
+            if self.active:
+                raise Impossible(f"units of `{self.axis}` pass through `{node.name}`; candidates are not tried there")
+            self.borrowed.append(other)
+            if value is not None:
+                own = self.beside[other].to(value)
+                value = value * own.reshape(*own.shape, *(1,) * (value.dim() - own.dim()))
+        value = None if value is None else value * factor
         return replace(at, slope=at.slope * factor, direct=False, value=value)
 
     # readers --------------------------------------------------------------------------------------------------------
@@ -309,24 +305,6 @@ class Walk:
         self.routes.append(Route(node.name, weight.name, shape, at.slope, direct, at.origins, groups))
         if at.value is not None:
             self.read[node.name] = at.value
-
-
-def at_rest(graph: Graph, node: str, axis: str) -> float | None:
-    """Return what new units of an axis are at a node while all that makes them is zero; `None` if it is not known."""
-    op = graph[node].op
-    if isinstance(op, Dense | Conv):
-        made = lanes(graph, graph.types[node].dims[op.mixes(graph.signatures[node])], axis)
-        return 0.0 if made and plain(graph, node) else None
-    if op.coupling is not Coupling.PER_UNIT or len(graph[node].inputs) != 1:
-        return None
-    before = at_rest(graph, graph[node].inputs[0], axis)
-    if before == 0.0:
-        return 0.0 if isinstance(op, BatchNorm) else op.facts.at_zero
-    if before is None or not isinstance(op, Activate):
-        return None
-    import torch
-
-    return float(ACTIVATIONS[op.function].layer()(torch.tensor(before, dtype=torch.float64)))
 
 
 def flat_at_zero(graph: Graph, axis: str) -> str | None:

@@ -8,7 +8,7 @@ first vector (`constraint = frobenius`): twice the gradient, but copies stay cop
 units run in several lanes, such as one for every head, fan-outs are orthonormal in each: every lane gets the best.
 
 Between the two layers units get what the bridge is for: unit filters in depthwise convolutions, in attention queries
-of zero and random keys (`irgrow.passes.analyses.bridge`).
+of zero and random keys, in a gated layer (SwiGLU) a copy of an old unit's gate (`irgrow.passes.analyses.bridge`).
 
 The slope at zero must not be zero; ReLU's is, `right_relu` has the same values and slope 1. There are no more useful
 directions than the rank of A, which is at most the number of fan-out entries and of samples times positions: asked for
@@ -98,7 +98,7 @@ class GradMax(Initializer):
         found: dict[str, Fill] = {
             w: Given(new_columns(graph, axis, w, part)) for w, part in a.fan_outs(vectors).items()
         }
-        return found | companions(graph, axis, count)
+        return found | companions(graph, axis, count, context.params)
 
     def _directions(self, blocks: Tensor, count: int, notes: list[str]) -> Array:
         """Return the fan-outs, of norm one in every lane, shape (count, lanes, fan-out entries of a lane)."""

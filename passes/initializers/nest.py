@@ -83,7 +83,7 @@ class Nest(Initializer):
             fan_in, fan_outs = (self._tried if by_trial else self._paired)(newborns, axis, weight, count)
             found[graph.param_name(maker, "weight")] = Given(fan_in)
             found |= {name: Given(new_columns(graph, axis, name, part)) for name, part in fan_outs.items()}
-            found |= companions(graph, axis, count)
+            found |= companions(graph, axis, count, params)
         return found
 
     def _paired(self, newborns: Newborns, axis: str, weight: Array, count: int) -> Sides:

@@ -23,6 +23,7 @@ from irgrow.edits import Impossible
 from irgrow.fills import generator
 from irgrow.graph import Graph
 from irgrow.passes.analyses.bridge import Bridge, auxiliary, bridge
+from irgrow.passes.analyses.lanes import lender, lent
 from irgrow.passes.analyses.received import received, way
 from irgrow.passes.records.base import Record, Wanted, Watch
 
@@ -51,7 +52,8 @@ class Bridging(Watch):
 
     def nodes(self, graph: Graph) -> tuple[str, ...]:
         found = bridge(graph, self.axis)
-        return (found.maker, *found.attended, *(route.node for route in found.routes))
+        beside = (*found.attended, *(name for name, _ in found.borrowed))
+        return (found.maker, *beside, *(route.node for route in found.routes))
 
     def record(self, graph: Graph) -> Record:
         return Bridged(graph, self.axis, self.borders)
@@ -63,7 +65,8 @@ class _Pass:
 
     Args:
         read: What the maker read, batch first.
-        beside: Queries and keys of the attentions on the way, by node, and frequencies of rotary positions by name.
+        beside: Queries and keys of the attentions on the way, by node, frequencies of rotary positions by name, and of
+            borrowed factors the unit that lends it.
         signals: Gradient of the loss by the outputs of the readers, by node.
     """
 
@@ -99,6 +102,7 @@ class Bridged(Record):
         self.passes: list[_Pass] = []
         self.received: dict[str, Tensor] = {}
         self.frozen: tuple[str, ...] = ()
+        self._lent: dict[str, Tensor] = {}
         self._whole: dict[str, Tensor] = {}
         self._total: Tensor | None = None
         """One block for every lane of the maker, shape (lanes, fan-out entries, fan-in entries), summed."""
@@ -115,6 +119,7 @@ class Bridged(Record):
         def end(node: str) -> Callable[..., None]:
             def follow(module: nn.Module, inputs: Any, output: Tensor) -> None:
                 if torch.is_grad_enabled() and output.requires_grad and self.passes and wanted(module):
+                    self.passes[-1].beside |= self._lent
                     output.register_hook(self.passes[-1].hear(node))
 
             return follow
@@ -130,8 +135,19 @@ class Bridged(Record):
 
             return follow
 
+        def lend(node: str, layer: str) -> Callable[..., None]:
+            owned = {name: name.rpartition(".")[2] for name in self.graph.own_params[layer]}
+
+            def follow(module: nn.Module, inputs: Any, output: Tensor) -> None:
+                if torch.is_grad_enabled() and wanted(module):
+                    params = {name: getattr(leaves[layer], local) for name, local in owned.items()}
+                    self._lent[node] = lent(self.graph, node, output.detach(), lender(self.graph, layer, params))
+
+            return follow
+
         off: Callable[[Any], Any] = torch.compiler.disable
         hooks: list[Any] = [leaves[self.found.maker].register_forward_hook(off(begin))]
+        hooks += [leaves[n].register_forward_hook(off(lend(n, layer))) for n, layer in self.found.borrowed]
         hooks += [leaves[node].register_forward_hook(off(attend(node))) for node in self.found.attended]
         hooks += [leaves[r.node].register_forward_hook(off(end(r.node))) for r in self.found.routes]
         weights = {name: leaves[self.graph.params[name].owner].weight for name in self._weights()}
@@ -193,6 +209,7 @@ class Bridged(Record):
         self.graph = self._latest
         self.passes.clear()
         self.received.clear()
+        self._lent.clear()
         self._whole.clear()
         self._total = None
 

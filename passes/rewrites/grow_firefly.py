@@ -190,7 +190,7 @@ class GrowFirefly(Pass):
         if new:
             given = {w: Given(new_columns(graph, axis, w, v)) for w, v in chosen.fan_outs.items()}
             given[graph.param_name(bridge(graph, axis).maker, "weight")] = Given(chosen.fan_in)
-            given |= companions(graph, axis, new)
+            given |= companions(graph, axis, new, context.params or {})
         shares = np.ones(old + copies + new)
         shares[chosen.splits] = shares[old : old + copies] = 0.5
         summary = f"grow {self.axis} by {copies} units split and {new} new"

@@ -210,11 +210,6 @@ def test_samples_taken_in_parts_add_up(monkeypatch):
             "`depthwise_1` has more filters a unit than taps",
         ),
         (
-            "net n(x: [4]) {\n a = x |> h: dense(3) |> tanh\n b = x |> g: dense(3)\n return mul(a, b) |> dense(2) }",
-            "h",
-            "are multiplied in `mul_1` with others that are zero at first as well, so there is no gradient of first",
-        ),
-        (
             "net n(x: [4]) {\n s = x |> h: dense(3)\n return s |> residual { tanh |> g: dense(3) } |> dense(2) }",
             "h",
             "`g.weight` makes and reads units of `h`",

@@ -58,10 +58,10 @@ def probed(text, axis, batch=3, seed=0):
     return graph, params, inputs, found
 
 
-def grown(graph, axis, fan_outs, others=None, count=2):
+def grown(graph, axis, params, fan_outs, others=None, count=2):
     """Return the rewrite that appends units with zero fan-in and these fan-outs."""
     given = {w: Given(new_columns(graph, axis, w, part)) for w, part in fan_outs.items()}
-    given |= companions(graph, axis, count) if others is None else others
+    given |= companions(graph, axis, count, params) if others is None else others
     edits = {axis: np.append(np.arange(graph.widths[axis]), np.full(count, NEW))}
     return resize(graph, edits, by_role(ZERO, ZERO, given=given))
 
@@ -84,7 +84,7 @@ def check(text, axis="h", batch=3):
     rows = np.random.default_rng(1).normal(size=(2, *a.blocks.shape[:2]))
     fan_outs = a.fan_outs(rows)
     assert {w: part.shape[1:] for w, part in fan_outs.items()} == a.parts
-    morphism = grown(graph, axis, fan_outs)
+    morphism = grown(graph, axis, params, fan_outs)
     before, after = (
         interpret(g, p, inputs).outputs for g, p in ((graph, params), (morphism.after, carried(morphism, params)))
     )
@@ -161,7 +161,7 @@ def test_new_keys_live_on_and_queries_learn_in_the_second_step():
     """Both zero they would stay so for ever; the bridge asks for keys that are not."""
     graph, params, _, _, _, fan_outs = check(*ATTENTION["head_dim"][:2])
     for others, alive in ((None, True), ({}, False)):
-        morphism = grown(graph, "a.head_dim", fan_outs, others)
+        morphism = grown(graph, "a.head_dim", params, fan_outs, others)
         after = morphism.after
         tensors = as_tensors(after, carried(morphism, params))
         module, batch = lower(after, tensors), torch.as_tensor(random_inputs(graph, 0)["x"])
@@ -225,6 +225,70 @@ def test_behind_gates_that_are_open_at_zero(name, batch):
     assert bridge(graph, axis).maker == "h", "not the gate, whose other factor is zero"
 
 
+BORROWED = {
+    "swiglu": (
+        "net n(x: [4]) {\n a = x |> g: dense(5) |> silu\n b = x |> h: dense(5)\n return mul(a, b) |> y: dense(3) |> tanh |> dense(2) }",
+        "h",
+    ),
+    "the other first, no biases": (
+        "net n(x: [4, 5]) {\n t = transpose(x)\n b = t |> h: dense(5, bias = false)\n"
+        " a = t |> g: dense(5, bias = false) |> gelu\n"
+        " return mul(b, a) |> y: dense(3) |> tanh |> flatten |> dense(2) }",
+        "h",
+    ),
+    "relu": (
+        "net n(x: [4]) {\n a = x |> g: dense(5, masked = true) |> relu\n b = x |> h: dense(5)\n return mul(a, b) |> y: dense(3) |> tanh |> dense(2) }",
+        "h",
+    ),
+    "bilinear": (
+        "net n(x: [4]) {\n a = x |> h: dense(5)\n b = x |> g: dense(5)\n return mul(a, b) |> y: dense(3) |> tanh |> dense(2) }",
+        "h",
+    ),
+    "normed convolutions": (
+        "net n(x: [3, 6, 5]) {\n a = x |> g: conv(5, kernel = 3) |> batchnorm |> silu\n"
+        " b = x |> h: conv(5, kernel = 3) |> tanh\n"
+        " return mul(a, b) |> y: conv(3, kernel = 2) |> tanh |> avgpool |> dense(2) }",
+        "h",
+    ),
+    "spread": (
+        "net n(x: [3, 6, 5]) {\n b = x |> h: conv(5, kernel = 3) |> tanh\n a = x |> avgpool |> g: dense(5) |> tanh\n"
+        " return mul(a, b) |> y: conv(3, kernel = 2) |> tanh |> avgpool |> dense(2) }",
+        "h",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "batch"), [(n, b) for n in BORROWED for b in (1, 3) if (n, b) != ("relu", 1)])
+def test_behind_gates_that_are_borrowed(name, batch):
+    text, maker = BORROWED[name]
+    axis = next(a for a in ("h", "g") if a in parse(text).leaves)
+    graph, params, *_ = check(text, axis, batch)
+    found = bridge(graph, axis)
+    assert found.maker == maker, "the side with the larger slope is zero"
+    assert [layer for _, layer in found.borrowed] == ["g"]
+    weight = params["g.weight"] * params.get("g.mask", 1.0)
+    lent = weight[np.linalg.norm(weight.reshape(len(weight), -1), axis=1).argmax()]
+    assert np.array_equal(companions(graph, axis, 2, params)["g.weight"].values, np.stack([lent, lent]))
+
+
+def test_another_gate_has_another_bridge():
+    """Negative control: the fan-in receives its own factor, not that of any old unit."""
+    graph, params, inputs, _, _, fan_outs = check(BORROWED["swiglu"][0], "g")
+    wanted = of_new(graph, "g", grown(graph, "g", params, fan_outs), params, inputs)
+    norms = np.linalg.norm(params["g.weight"], axis=1)
+    least = {n: Given(np.repeat(params[n][[norms.argmin()]], 2, 0)) for n in ("g.weight", "g.bias")}
+    other = of_new(graph, "g", grown(graph, "g", params, fan_outs, least), params, inputs)
+    none = of_new(graph, "g", grown(graph, "g", params, fan_outs, {}), params, inputs)
+    assert np.abs(other - wanted).max() > 0.1 * np.abs(wanted).max()
+    assert not none.any(), "zero on both sides there is no gradient at all"
+
+
+def test_borrowing_takes_the_parameters():
+    graph, _, _, found = probed(BORROWED["swiglu"][0], "g")
+    with pytest.raises(Impossible, match="it takes the parameters of the network to say which unit of `g`"):
+        auxiliary(graph, "g", found.values, found.signals)
+
+
 REFUSED = {
     "queries and keys": (
         CROSS.format(""),
@@ -236,10 +300,17 @@ REFUSED = {
         "a.mix.repeats",
         "are queries or keys of `a.mix`",
     ),
-    "gated": (
-        "net n(x: [4]) {\n a = x |> h: dense(5) |> silu\n b = x |> g: dense(5)\n return mul(a, b) |> y: dense(3) }",
-        "h",
+    "gated in lanes": (
+        "net n(x: [4, 6, 6]) {\n a = x |> h: conv(6, kernel = 3, groups = 2) |> silu\n"
+        " b = x |> g: conv(6, kernel = 3, groups = 2)\n return mul(a, b) |> y: conv(3, kernel = 1) }",
+        "h.makes",
         "with others that are zero at first as well, so there is no gradient of first order",
+    ),
+    "gated, read elsewhere": (
+        "net n(x: [4]) {\n a = x |> h: dense(5) |> silu\n b = x |> g: dense(5)\n c = dense(add(a, b), 3)\n"
+        " return mul(a, b) |> y: dense(3) |> add(c) }",
+        "h",
+        "what they are multiplied with, `g`, is not known",
     ),
     "normalised queries": (
         "net n(x: [5, 4]) { t = transpose(x) q = t |> dense(6) |> layernorm k = dense(t, 6) v = dense(t, 6) "
@@ -274,8 +345,8 @@ def test_where_there_is_none_the_reason_says_so(name):
 def test_other_filters_have_another_bridge():
     """Negative control: with the filters units start with elsewhere, autograd gives something else."""
     graph, params, inputs, _, _, fan_outs = check(DEPTHWISE["same"])
-    wanted = of_new(graph, "h", grown(graph, "h", fan_outs), params, inputs)
-    other = of_new(graph, "h", grown(graph, "h", fan_outs, {}), params, inputs)
+    wanted = of_new(graph, "h", grown(graph, "h", params, fan_outs), params, inputs)
+    other = of_new(graph, "h", grown(graph, "h", params, fan_outs, {}), params, inputs)
     assert np.abs(other - wanted).max() > 0.1 * np.abs(wanted).max()
 
 
@@ -283,9 +354,9 @@ def test_other_heads_have_another_bridge():
     """Negative control: lanes belong to the heads they are made in."""
     text, axis, _ = ATTENTION["head_dim"]
     graph, params, inputs, _, _, fan_outs = check(text, axis)
-    wanted = of_new(graph, axis, grown(graph, axis, fan_outs), params, inputs)
+    wanted = of_new(graph, axis, grown(graph, axis, params, fan_outs), params, inputs)
     swapped = {w: np.flip(part, 2) for w, part in fan_outs.items()}
-    other = of_new(graph, axis, grown(graph, axis, swapped), params, inputs)
+    other = of_new(graph, axis, grown(graph, axis, params, swapped), params, inputs)
     assert np.abs(other - wanted).max() > 0.1 * np.abs(wanted).max()
 
 
@@ -298,7 +369,7 @@ def test_contributions_of_candidates_are_what_they_add(name):
     fan_outs = {w: rng.normal(size=(2, *shape)) for w, shape in bridge(graph, "h").shapes().items()}
     added = contributions(graph, "h", found.values["x"], fan_in, fan_outs)
     given = {w: Given(new_columns(graph, "h", w, part)) for w, part in fan_outs.items()}
-    given |= companions(graph, "h", 2) | {"h.weight": Given(fan_in)}
+    given |= companions(graph, "h", 2, params) | {"h.weight": Given(fan_in)}
     edits = {"h": np.append(np.arange(graph.widths["h"]), [NEW, NEW])}
     morphism = resize(graph, edits, by_role(ZERO, ZERO, given=given))
     after = interpret(morphism.after, carried(morphism, params), inputs).values["y"]

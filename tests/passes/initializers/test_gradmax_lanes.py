@@ -53,6 +53,11 @@ PROGRAMS = {
         "return mul(a, b) |> y: dense(3) |> tanh |> dense(2) }",
         "h",
     ),
+    "swiglu": (
+        "net n(x: [6, 4]) { t = transpose(x) a = t |> g: dense(5, bias = false) |> silu b = t |> h: dense(5, bias = false) "
+        "return mul(a, b) |> y: dense(3) |> tanh |> flatten |> dense(2) }",
+        "h",
+    ),
 }
 
 
@@ -214,6 +219,23 @@ def test_candidates_of_firefly_and_nest_get_the_same_company(name):
             filters = carried(result.morphism, random_params(graph, 0))["depthwise_1.weight"]
             assert np.array_equal(np.sort(filters[-2:].reshape(2, 9), 1)[:, -1], [1.0, 1.0])
             assert np.abs(filters[-2:]).sum() == 2.0
+
+
+def test_new_units_of_a_gated_layer_have_the_gate_of_an_old_one():
+    graph, axis, params, _, result = grown("swiglu")
+    after, weight = carried(result.morphism, params), params["g.weight"]
+    assert bridge(graph, axis).maker == "h"
+    assert np.array_equal(after["g.weight"][5:], weight[[np.linalg.norm(weight, axis=1).argmax()] * 2])
+    assert not after["h.weight"][5:].any()
+
+
+def test_nest_knows_borrowed_gates_and_firefly_says_that_it_does_not():
+    text, axis = site("swiglu")
+    for law in LAWS:
+        law(Case(parse(text), GrowUnits(axis, 2, Nest()), 3, 4))
+    graph = parse(text)
+    result = planned(GrowFirefly(axis, 1), graph, random_params(graph, 0), random_inputs(graph, 0, 5), 0)
+    assert "candidates are not tried there" in result.verdict.reason
 
 
 @pytest.mark.parametrize("pass_", [GrowUnits("a.head_dim", 1, Nest()), GrowFirefly("a.head_dim", 1)], ids=str)

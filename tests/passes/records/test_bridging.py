@@ -33,6 +33,16 @@ PROGRAMS = {
         "return mul(b, a) |> y: dense(9) |> tanh |> dense(2) }",
         "h",
     ),
+    "swiglu": (
+        "net n(x: [4]) { a = x |> h: dense(5, masked = true) |> silu b = x |> g: dense(5, bias = false) "
+        "return mul(a, b) |> y: dense(9) |> tanh |> dense(2) }",
+        "h",
+    ),
+    "swiglu, the gate last": (
+        "net n(x: [4]) { b = x |> h: dense(5, bias = false) a = x |> g: dense(5) |> silu "
+        "return mul(a, b) |> y: dense(9) |> tanh |> dense(2) }",
+        "h",
+    ),
 }
 
 
