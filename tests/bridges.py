@@ -1,0 +1,73 @@
+"""Bridges against autograd: real new units with zero fan-in and given fan-outs, and what their fan-in receives."""
+
+import numpy as np
+import torch
+
+from irgrow.axes import NEW, positions
+from irgrow.backends import interpret, random_params
+from irgrow.backends.torch_fx import lower
+from irgrow.fills import ZERO, Given
+from irgrow.grammar import parse
+from irgrow.passes.analyses.bridge import auxiliary, bridge, needed, new_columns
+from irgrow.passes.analyses.companions import companions
+from irgrow.passes.primitives import by_role, resize
+from irgrow.probing import probe
+from irgrow.testing.numbers import as_tensors, carried, difference, random_inputs
+
+
+def loss_of(seed):
+    def loss(outputs):
+        w = torch.as_tensor(np.random.default_rng(seed).normal(size=tuple(outputs.shape)))
+        return (w * (outputs + 0.3 * outputs**2)).sum()
+
+    return loss
+
+
+def probed(text, axis, batch=3, seed=0):
+    """Return a network with random parameters, a batch, and what one pass recorded for a bridge."""
+    graph = parse(text)
+    params, inputs = random_params(graph, seed), random_inputs(graph, seed, batch)
+    tensors = as_tensors(graph, params)
+    loaded = tuple(torch.as_tensor(inputs[n]) for n in graph.inputs)
+    found = probe(graph, lower(graph, tensors), tensors, loaded, needed(graph, axis), loss_of(seed))
+    return graph, params, inputs, found
+
+
+def grown(graph, axis, params, fan_outs, others=None, count=2):
+    """Return the rewrite that appends units with zero fan-in and these fan-outs."""
+    given = {w: Given(new_columns(graph, axis, w, part)) for w, part in fan_outs.items()}
+    given |= companions(graph, axis, count, params) if others is None else others
+    edits = {axis: np.append(np.arange(graph.widths[axis]), np.full(count, NEW))}
+    return resize(graph, edits, by_role(ZERO, ZERO, given=given))
+
+
+def of_new(graph, axis, morphism, params, inputs):
+    """Return what autograd gives the fan-in of the new units, shape (units, lanes, fan-in entries)."""
+    maker, after = bridge(graph, axis).maker, morphism.after
+    tensors = as_tensors(after, carried(morphism, params))
+    loss_of(0)(lower(after, tensors).eval()(*(torch.as_tensor(inputs[n]) for n in graph.inputs))).backward()
+    (units,) = positions(after.params[f"{maker}.weight"].spec.dims[0], after.widths)[axis]
+    gradient = tensors[f"{maker}.weight"].grad.numpy()
+    return np.stack(
+        [gradient[units == u].reshape((units == u).sum(), -1) for u in range(graph.widths[axis], after.widths[axis])]
+    )
+
+
+def check(text, axis="h", batch=3):
+    """Compare the auxiliary gradient with what autograd gives new units, and see that they change nothing."""
+    graph, params, inputs, found = probed(text, axis, batch)
+    a = auxiliary(graph, axis, found.values, found.signals, sloped=True, params=params)
+    rows = np.random.default_rng(1).normal(size=(2, *a.blocks.shape[:2]))
+    fan_outs = a.fan_outs(rows)
+    assert {w: part.shape[1:] for w, part in fan_outs.items()} == a.parts
+    morphism = grown(graph, axis, params, fan_outs)
+    before, after = (
+        interpret(g, p, inputs).outputs for g, p in ((graph, params), (morphism.after, carried(morphism, params)))
+    )
+    assert difference(after, before) < 1e-12, "new units change nothing"
+    wanted = of_new(graph, axis, morphism, params, inputs)
+    assert (np.abs(wanted).max((0, 2)) > 1e-6).all(), "every lane receives something"
+    np.testing.assert_allclose(
+        np.einsum("ucr,cre->uce", rows, a.blocks), wanted, rtol=0, atol=1e-11 * np.abs(wanted).max()
+    )
+    return graph, params, inputs, found, a, fan_outs
