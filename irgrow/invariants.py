@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from irgrow.errors import CompilerBug, OptionError
 from irgrow.graph import Graph
-from irgrow.network import Network, Tracked
+from irgrow.network import Network, Tracked, parts
 from irgrow.slots import Carry
 from irgrow.verify import check_level
 from irgrow.young import follow
@@ -56,7 +56,7 @@ def check_invariants(net: Network, left_out: set[str] | None = None) -> None:
         if params[name].shape != expected:
             found = list(params[name].shape)
             raise CompilerBug(f"`{name}` has shape {found}, the graph says {list(expected)}")
-    held = {id(p) for m in net.module.modules() for p in m._parameters.values() if p is not None}
+    held = {id(p) for m in parts(net.module) for p in m._parameters.values() if p is not None}
     if held != {id(p) for p in params.values() if isinstance(p, nn.Parameter)}:
         raise CompilerBug("the names of the module and of the graph do not agree")
     storages: dict[int, str] = {}

@@ -308,6 +308,16 @@ class Tracked:
         self.slots = known_slots(optimizer)
 
 
+def parts(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield a module and all that it is made of; `nn.Module.modules` goes through every level again for each."""
+    yield module
+    pending = [module]
+    while pending:
+        inner = [part for part in pending.pop()._modules.values() if part is not None]
+        yield from inner
+        pending += inner
+
+
 def homes(graph: Graph, module: fx.GraphModule) -> dict[str, tuple[nn.Module, str]]:
     """Return for every parameter the module that holds it and the name there."""
     from irgrow.backends.torch_fx import module_path

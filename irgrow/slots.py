@@ -202,8 +202,8 @@ def _warmed(moved: Tensor, transfer: Transfer, old: Tensor) -> Tensor:
     for dim, place in transfer.added.items():
         beside: Any = place.size - len(place.added) if full else (moved != 0).sum(dim, keepdim=True).clamp(min=1)
         put(moved, dim, place, moved.sum(dim, keepdim=True) / beside)
-    if not full and (alive := int(moved.count_nonzero())):
-        mean = moved.sum() / alive
+    if not full and (nonzero := int(moved.count_nonzero())):
+        mean = moved.sum() / nonzero
         for dim, place in transfer.added.items():
             slab = moved.index_select(dim, torch.from_numpy(place.added).to(moved.device))
             put(moved, dim, place, torch.where(slab == 0, mean, slab))

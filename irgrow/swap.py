@@ -19,7 +19,7 @@ from irgrow.errors import RefusedError
 from irgrow.fills import ZERO
 from irgrow.invariants import check_invariants, orphans
 from irgrow.morphism import Chain, Compute, Cut, Gather, Keep, Morphism, Select, predecessor, source_of
-from irgrow.network import Network
+from irgrow.network import Network, parts
 from irgrow.slots import carried_state, place_new
 from irgrow.transfer import Kind, carried_params, move, put
 
@@ -69,7 +69,7 @@ def apply(net: Network, morphism: Morphism) -> Swap:
     averages = [_averaged(t.average, morphism, new) for t in net.tracked]
     swap = Swap(net, morphism, old, new, module)
     left_out = orphans(net, old)
-    adopted = {name for name, t in morphism.transfers.items() if predecessor(t) in left_out}
+    adopted = {name for name, t in morphism.transfers.items() if left_out and predecessor(t) in left_out}
     try:
         _install(swap)
         for i, (tracked, state, average) in enumerate(zip(net.tracked, states, averages, strict=True)):
@@ -114,22 +114,21 @@ def _new_params(net: Network, morphism: Morphism, old: Mapping[str, Tensor]) -> 
 def _reusable(net: Network, morphism: Morphism) -> dict[str, nn.Module]:
     """Return the leaf modules of nodes that stay as they are."""
     before, after = morphism.before, morphism.after
-    touched = set(morphism.touched)
+    touched = {node for name in morphism.touched for node, _ in after.params[name].uses}
+    touched |= before.reached(morphism.edits)
     kept = {}
     for name, leaf in net.module.meta["leaves"].items():
-        node = after.by_name.get(name)
-        if node is None or node.op != before[name].op or leaf._modules:
+        node, old = after.by_name.get(name), before[name]
+        if node is None or name in touched or leaf._modules or (node is not old and node.op != old.op):
             continue
-        if touched.isdisjoint(after.own_params[name]) and _same_sizes(morphism, name):
+        if morphism.edits or _same_sizes(morphism, name):
             kept[name] = leaf
     return kept
 
 
 def _same_sizes(morphism: Morphism, name: str) -> bool:
-    """Return whether no size that a leaf module may hold has changed."""
+    """Return whether no size that a leaf module may hold is another one in a rewrite that edits nodes."""
     before, after = morphism.before, morphism.after
-    if morphism.edits:
-        return before.reach[name].isdisjoint(morphism.edits)
     old, new = before.signatures[name], after.signatures[name]
     if [before.size(a) for a in old.axes.values()] != [after.size(a) for a in new.axes.values()]:
         return False
@@ -153,7 +152,7 @@ def _take_over(net: Network, morphism: Morphism, module: fx.GraphModule) -> None
     """Give new leaf modules the mode and the hooks of those they replace."""
     old = net.module.meta["leaves"]
     leaves = {id(leaf) for leaf in module.meta["leaves"].values()}
-    for part in module.modules():
+    for part in parts(module):
         if id(part) not in leaves:
             part.training = net.training
     for name, leaf in module.meta["leaves"].items():
@@ -162,8 +161,8 @@ def _take_over(net: Network, morphism: Morphism, module: fx.GraphModule) -> None
             continue
         leaf.training = net.training if before is None else before.training
         if before is not None:
-            for hooks in _HOOKS:  # shared, not copied: the handles their owners hold go on working
-                setattr(leaf, hooks, getattr(before, hooks))
+            # shared, not copied: the handles their owners hold go on working
+            leaf.__dict__.update({hooks: getattr(before, hooks) for hooks in _HOOKS})
 
 
 def _averaged(average: Any, morphism: Morphism, live: Mapping[str, Tensor]) -> Swap | None:

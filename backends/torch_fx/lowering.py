@@ -229,11 +229,15 @@ def exchanged(
 ) -> fx.GraphModule:
     """Return a module with the code of another one and with leaves and tensors of its own where they differ."""
     building = _Leaves(graph, tensors, reuse)
+    before: Graph = module.meta["graph"]
     for node in graph:
-        if node.name not in module.meta["leaves"]:
+        leaf = module.meta["leaves"].get(node.name)
+        if leaf is None:
             continue
         if node.name in reuse:
             building.leaves[node.name] = reuse[node.name]
+        elif node.op == before[node.name].op and (other := _resized(leaf, graph, node.name, tensors)) is not None:
+            building.leaves[node.name] = other
         else:
             building.node = node.name
             node.op.lower(building, *((None,) * len(node.inputs)))  # type: ignore[arg-type]
@@ -249,13 +253,50 @@ def exchanged(
     return twin
 
 
+_STOCK: tuple[tuple[nn.Module, dict[str, tuple[str, int]]], ...] = (
+    (nn.Linear(1, 1, device="meta"), {"out_features": ("weight", 0), "in_features": ("weight", 1)}),
+    (nn.Conv1d(1, 1, 1, device="meta"), {"out_channels": ("weight", 0), "in_channels": ("weight", 1)}),
+    (nn.Conv2d(1, 1, 1, device="meta"), {"out_channels": ("weight", 0), "in_channels": ("weight", 1)}),
+    (nn.BatchNorm1d(1, device="meta"), {"num_features": ("running_mean", 0)}),
+    (nn.BatchNorm2d(1, device="meta"), {"num_features": ("running_mean", 0)}),
+)
+_SIZES = {type(leaf): (vars(leaf).keys(), sizes) for leaf, sizes in _STOCK}
+"""Leaf modules in which nothing but these attributes, each a size of one of its tensors, follows a width."""
+
+
+def _resized(leaf: nn.Module, graph: Graph, node: str, tensors: Mapping[str, Tensor]) -> nn.Module | None:
+    """Return the leaf of the same op at other sizes; `None` if it has to be made.
+
+    Making a stock module takes twenty times as long: it makes its tensors, and fills them, for nothing.
+    """
+    names, sizes = _SIZES.get(type(leaf), (None, {}))
+    if vars(leaf).keys() != names:  # not known, or somebody put more into it
+        return None
+    own = {spec.name: tensors[full] for spec, full in zip(graph.specs[node], graph.own_params[node], strict=True)}
+    reads = graph.size(graph.signatures[node].inputs[0].units)
+    if "in_channels" in sizes and not (leaf.groups == 1 and own["weight"].shape[1] == reads):
+        return None  # groups follow widths as well
+    twin = _shell(leaf)
+    for name, (holder, dim) in sizes.items():
+        twin.__dict__[name] = own[holder].shape[dim]
+    for name, tensor in own.items():
+        (twin._parameters if name in twin._parameters else twin._buffers)[name] = tensor  # type: ignore[assignment]
+    return twin
+
+
+def _shell(part: nn.Module) -> nn.Module:
+    """Return a module of the same class with the same contents in containers of its own."""
+    shell: nn.Module = object.__new__(type(part))
+    containers: dict[str, Any] = {name: dict(vars(part)[name]) for name in ("_parameters", "_buffers", "_modules")}
+    shell.__dict__.update(vars(part), **containers)
+    return shell
+
+
 def _twin(part: nn.Module, leaves: Mapping[int, nn.Module]) -> nn.Module:
     """Return a module of the same class with containers of its own and other leaves."""
     leaf = leaves.get(id(part))
     if leaf is not None:
         return leaf
-    twin: nn.Module = object.__new__(type(part))
-    twin.__dict__.update(part.__dict__)
-    twin._parameters, twin._buffers = dict(part._parameters), dict(part._buffers)
-    twin._modules = {name: child and _twin(child, leaves) for name, child in part._modules.items()}
+    twin = _shell(part)
+    twin._modules.update({name: child and _twin(child, leaves) for name, child in part._modules.items()})
     return twin
