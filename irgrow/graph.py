@@ -208,6 +208,19 @@ class Graph:
         """For every node the leaf atoms in its signature: what an edit must contain to concern it."""
         return {name: frozenset(_atoms_of(signature)) for name, signature in self.signatures.items()}
 
+    @cached_property
+    def carriers(self) -> dict[str, set[str]]:
+        """For every leaf atom the nodes whose signatures it is in."""
+        found: dict[str, set[str]] = {}
+        for name, held in self.reach.items():
+            for atom in held:
+                found.setdefault(atom, set()).add(name)
+        return found
+
+    def reached(self, edits: Iterable[str]) -> set[str]:
+        """Return the nodes that an edit of these leaf atoms concerns."""
+        return set().union(*(self.carriers.get(atom, ()) for atom in edits))
+
     # parameters -----------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -263,34 +276,33 @@ class Graph:
         new = dict(self.widths) | leaves
         resolve = self.typed.axes.resolve
         sizes = {n: size_of(resolve(Atom(n)), new) for n in self.sizes}
-        nodes = []
+        reached = self.reached(edits)
+        changed: dict[str, Node] = {}
         for node in self.nodes:
-            if self.reach[node.name].isdisjoint(edits):
-                nodes.append(node)
+            if node.name not in reached:
                 continue
             op = (ops or {}).get(node.name, node.op).resized(self.signatures[node.name], self.widths, new)
             gone = {a.name for axis in op.widths().values() for a in atoms(axis) if sizes.get(a.name) == 0}
             if gone:
                 op = _without(op, gone)
-            nodes.append(node if op is node.op else Node(node.name, op, node.inputs, node.tied, node.span))
+            if op is not node.op:
+                changed[node.name] = Node(node.name, op, node.inputs, node.tied, node.span)
         sizes = {n: size for n, size in sizes.items() if size}
-        graph = Graph(self.name, tuple(nodes), self.outputs, sizes, self.named, self.fixed)
+        nodes = tuple(changed.get(n.name, n) for n in self.nodes) if changed else self.nodes
+        graph = Graph(self.name, nodes, self.outputs, sizes, self.named, self.fixed)
         if all(leaves.values()):
-            graph.__dict__["typed"] = self.typed.resized(edits, graph.by_name)
-            for kept in ("users", "inputs", "leaves", "reach", "specs", "params", "own_params"):
+            graph.__dict__["typed"] = self.typed.resized(edits, changed)
+            for kept in ("users", "inputs", "leaves", "reach", "carriers", "specs", "params", "own_params"):
                 if kept in self.__dict__:
                     graph.__dict__[kept] = self.__dict__[kept]
             if "param_shapes" in self.__dict__:
-                graph.__dict__["param_shapes"] = graph._shapes_after(self.param_shapes, edits)
+                graph.__dict__["param_shapes"] = graph._shapes_after(self.param_shapes, reached)
         return graph
 
-    def _shapes_after(self, shapes: Mapping[str, tuple[int, ...]], edits: Mapping[str, IndexMap]) -> Any:
-        """Return the shapes of the parameters, given those before an edit; only what it reaches is looked at again."""
-        found = dict(shapes)
-        for name, param in self.params.items():
-            if not all(self.reach[node].isdisjoint(edits) for node, _ in param.uses):
-                found[name] = tuple(map(self.size, param.spec.dims))
-        return found
+    def _shapes_after(self, shapes: Mapping[str, tuple[int, ...]], reached: Iterable[str]) -> Any:
+        """Return the shapes of the parameters, given those before an edit; only what it reached is looked at again."""
+        changed = {name for node in reached for name in self.own_params[node]}
+        return {**shapes, **{name: tuple(map(self.size, self.params[name].spec.dims)) for name in changed}}
 
     def to_networkx(self) -> nx.DiGraph:
         """Return a view for algorithms: one vertex per node, with its op, and one edge per input."""

@@ -7,7 +7,7 @@ settled result.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -189,14 +189,14 @@ class Typed:
     def _settled(self, value: TensorType) -> TensorType:
         return TensorType(tuple(map(self.axes.resolve, value.dims)), value.features, value.ids)
 
-    def resized(self, edits: Mapping[str, IndexMap], nodes: Mapping[str, Node]) -> Typed:
-        """Return the same types after an edit of leaf atoms that leaves none of them empty."""
+    def resized(self, edits: Mapping[str, IndexMap], changed: Mapping[str, Node]) -> Typed:
+        """Return the same types after an edit of leaf atoms that leaves none of them empty and exchanged some nodes."""
         axes = Axes()
         axes.__dict__.update(self.axes.__dict__)
         leaves = dict(self.axes.sizes) | {name: len(m) for name, m in edits.items()}
         axes.sizes = {n: size_of(self.axes.resolve(Atom(n)), leaves) for n in leaves}
-        rough = {n: Rough(nodes[n], r.inputs, r.output, r.axes) for n, r in self.rough.items()}
-        typed = Typed(axes, rough, self.owners, self.shared)
+        rough = {name: replace(self.rough[name], node=node) for name, node in changed.items()}
+        typed = Typed(axes, self.rough | rough, self.owners, self.shared)
         for name in ("types", "signatures"):
             if name in self.__dict__:
                 typed.__dict__[name] = self.__dict__[name]

@@ -125,9 +125,9 @@ def _order(graph: Graph) -> Iterator[Violation]:
             yield BadOrder(f"the output `{name}` is no node", (name,))
 
 
-def _attributes(graph: Graph) -> Iterator[Violation]:
+def _attributes(graph: Graph, fine: frozenset[int] = frozenset()) -> Iterator[Violation]:
     for node in graph:
-        problem = node.op.problem()
+        problem = None if id(node.op) in fine else node.op.problem()
         if problem:
             yield BadAttribute(problem, (node.name,), node.span)
 
@@ -170,7 +170,6 @@ def _parameters(graph: Graph) -> Iterator[Violation]:
 
 Rule = Callable[[Graph], Iterator[Violation]]
 WIRING: tuple[Rule, ...] = (_names, _order, _interface, _unused)
-OPS: tuple[Rule, ...] = (_attributes, _widths)
 
 
 def _wired_alike(a: Graph, b: Graph) -> bool:
@@ -188,10 +187,12 @@ def verify(graph: Graph, before: Graph | None = None) -> list[Violation]:
 
     Args:
         graph: The network.
-        before: A well-formed one; where this one is wired alike, its wiring is not looked at again.
+        before: A well-formed one; where this one is wired alike, its wiring is not looked at again, nor is an op of it.
     """
-    rules = OPS if before is not None and _wired_alike(graph, before) else (*WIRING, *OPS)
-    found = [v for rule in rules for v in rule(graph)]
+    wiring = () if before is not None and _wired_alike(graph, before) else WIRING
+    found = [v for rule in wiring for v in rule(graph)]
+    found += _attributes(graph, frozenset(id(n.op) for n in before or ()))
+    found += _widths(graph)
     if not found or all(isinstance(v, Unused | NoInterface) for v in found):
         types = list(_types(graph))
         found += types or list(_parameters(graph))

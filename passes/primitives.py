@@ -46,9 +46,10 @@ def resize(
         if len(m) == 0 and not _may_vanish(graph, name):
             raise Impossible(f"axis `{name}` would have no units left")
     after = graph.resized(edits, ops)
+    reached = {name for node in graph.reached(edits) for name in graph.own_params[node]}
     transfers: dict[str, Transfer] = {}
     for name, param in graph.params.items():
-        if all(graph.reach[node].isdisjoint(edits) for node, _ in param.uses):
+        if name not in reached:
             transfers[name] = Keep(name)
             continue
         maps = tuple(index_map(d, edits, graph.widths) for d in param.spec.dims)

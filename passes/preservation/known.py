@@ -84,7 +84,7 @@ class Known:
 
     def spread(self, size: int) -> Status:
         """Return the status per unit of a dimension of this size."""
-        return np.broadcast_to(self.status, (size,)) if len(self.status) == 1 else self.status
+        return np.full(size, self.status[0]) if len(self.status) == 1 else self.status
 
     def factors(self, size: int) -> NDArray[np.float64]:
         """Return the factor per unit of a dimension of this size."""

@@ -58,18 +58,17 @@ def newborns_without_gradient(p: Prover) -> str | None:
     if not any((m == NEW).any() for m in p.morphism.edits.values()):
         return None
     demand = dict.fromkeys(p.after.outputs, True)
-    for node in reversed(p.after.nodes):
+    told = [node for node in p.after if not p.known.keys().isdisjoint((node.name, *node.inputs))]
+    for node in reversed(told):
         if p.old(node) is None:
             demand.update(dict.fromkeys(node.inputs, True))
             continue
-        if p.known.keys().isdisjoint(node.inputs) or not any(_has_new(p.known[i]) for i in node.inputs):
+        if not any(_has_new(p.known[i]) for i in node.inputs):
             continue
         for name, wanted in zip(node.inputs, _demands(p, node, demand.get(node.name, False)), strict=True):
             demand[name] = demand.get(name, False) or wanted
-    for node in p.after:
+    for node in told:
         if p.old(node) is None or not p.before.specs[node.name]:
-            continue
-        if p.known.keys().isdisjoint((node.name, *node.inputs)):
             continue
         if _has_new(p.known[node.name]) and demand.get(node.name, False):
             return None

@@ -147,14 +147,14 @@ def _fan_in(
     fine = np.ones(groups, dtype=bool)
     why = None
     for g in range(groups):
-        home = np.unique(source[g][source[g] != NEW] // old_local)
+        home = source[g][source[g] != NEW] // old_local
         if groups > 1 and not home.size:
             continue  # a new group: its rows are new as well
         wanted = np.where(source[g] == NEW, NEW, source[g] % old_local)
         live = ~added & (status[g] == SAME)
         shares = np.bincount(wanted[live], (scale * factor[g])[live], old_local)
         off = np.flatnonzero(np.abs(shares - 1.0) > 1e-12)
-        if home.size > 1:
+        if (home != home[:1]).any():
             reason = f"a group of `{node.name}` reads units of several old ones"
         elif (added & (status[g] != ZERO)).any() and fill is not None and not fill.is_zero:
             reason = f"`{node.name}` reads new units with weights that are not zero"

@@ -62,8 +62,7 @@ class Carried:
     def intact(self, dim: int, size: int) -> NDArray[np.bool_]:
         """Return which of the new entries along a dimension are the old ones the edit asks for, unscaled."""
         actual, wanted = self.maps[dim], self.expected[dim]
-        same = np.array_equal(_full(actual, size), _full(wanted, size))
-        ok = np.full(size, True) if same else _full(actual, size) == _full(wanted, size)
+        ok = np.full(size, True) if actual is wanted else _full(actual, size) == _full(wanted, size)
         if self.parted(dim):
             return np.zeros(size, dtype=bool)
         factor = self.scale[dim]
@@ -84,6 +83,8 @@ def _full(m: IndexMap | None, size: int) -> IndexMap:
 
 def equal(a: IndexMap | None, b: IndexMap | None) -> bool:
     """Whether two index maps do the same; `None` is the identity."""
+    if a is b:
+        return True
     if a is None or b is None:
         present = b if a is None else a
         return present is None or np.array_equal(present, np.arange(len(present)))
@@ -117,6 +118,7 @@ class Prover:
         self.eval_only = False
         self.perturbed: dict[str, None] = {}
         self._maps: dict[Axis, IndexMap | None] = {}
+        self._carried: dict[tuple[str, str], Carried | None] = {}
         self._sizes = dict(self.before.widths) | {name: len(m) for name, m in morphism.edits.items()}
 
     # what rules ask -------------------------------------------------------------------------------------------------
@@ -151,6 +153,12 @@ class Prover:
 
     def carried(self, node: str, spec: ParamSpec) -> Carried | None:
         """Return how a parameter of a continued node came over; `None` if it is not the old one at all."""
+        key = node, spec.name
+        if key not in self._carried:
+            self._carried[key] = self._compare(node, spec)
+        return self._carried[key]
+
+    def _compare(self, node: str, spec: ParamSpec) -> Carried | None:
         expected = tuple(self.map_of(d) for d in spec.dims)
         nothing: tuple[None, ...] = (None,) * len(spec.dims)
         if spec.name in ("weight", MASK) and self._remasked(node):
@@ -204,17 +212,12 @@ class Prover:
         from irgrow.passes.preservation.fresh import fresh
         from irgrow.passes.preservation.rules import RULES
 
-        touched = set(self.morphism.touched)
-        edits = self.morphism.edits.keys()
+        concerned = self.before.reached(self.morphism.edits)
+        concerned |= {user for name in self.morphism.touched for user, _ in self.after.params[name].uses}
         for node in self.after:
             old = self.old(node)
-            concerned = (
-                old is None
-                or (node is not old and node.op != old.op)
-                or not touched.isdisjoint(self.after.own_params[node.name])
-                or not self.before.reach[node.name].isdisjoint(edits)
-            )
-            if old is not None and not concerned and self._as_before(node, old):
+            same = old is not None and node.name not in concerned and (node is old or node.op == old.op)
+            if old is not None and same and self._as_before(node, old):
                 continue
             inputs = self._read(node, old)
             if old is None:
