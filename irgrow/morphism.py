@@ -44,6 +44,8 @@ class Select:
             fill that is zero wins, else the last one.
         noise: Per dimension the size of the noise added to the copies of an entry, relative to the root mean square
             of the tensor; over the copies of one entry it sums to zero. Values only.
+        drawn: What the noise is drawn from: `normal`, every entry of that standard deviation; or `uniform`, added to
+            one copy and taken from another, the vector of every unit as long as that times the mean norm of the units.
         plus: What is added to the values, such as what a bias takes over from units that go. Values only.
     """
 
@@ -54,6 +56,7 @@ class Select:
     grad: tuple[Scale | None, ...] = ()
     noise: tuple[float, ...] = ()
     plus: Compute | Given | None = None
+    drawn: str = "normal"
 
     @cached_property
     def layouts(self) -> tuple[Layout | None, ...]:
@@ -289,7 +292,8 @@ def describe(t: Transfer) -> str:
             if t.plus is not None:
                 parts.append(f"plus {t.plus if isinstance(t.plus, Given) else describe(t.plus)}")
             if any(t.noise):
-                parts.append(f"noise {max(t.noise):g} between copies")
+                kind = "" if t.drawn == "normal" else f"{t.drawn} "
+                parts.append(f"{kind}noise {max(t.noise):g} between copies")
             return f"from {name}, " + "; ".join(parts or ["scaled"])
         case Cut(name, kept):
             return f"from {name}, {int((~kept).sum())} entries zeroed"
@@ -321,6 +325,7 @@ def transfer_to_json(t: Transfer) -> dict[str, Any]:
                 "grad": [_list(g) for g in t.grad],
                 "noise": list(t.noise),
                 "plus": _plus_to_json(t.plus),
+                "drawn": t.drawn,
             }
         case Cut(name, kept):
             return {"kind": "cut", "name": name, "kept": kept.tolist()}
@@ -345,7 +350,9 @@ def transfer_from_json(data: Mapping[str, Any]) -> Transfer:
             fills = tuple(fill_from_json(f) for f in data["fills"])
             scale, grad = (tuple(None if s is None else np.array(s) for s in data[k]) for k in ("scale", "grad"))
             plus = _plus_from_json(data["plus"])
-            return Select(data["name"], maps, fills, scale, grad, tuple(data["noise"]), plus)
+            return Select(
+                data["name"], maps, fills, scale, grad, tuple(data["noise"]), plus, data.get("drawn", "normal")
+            )
         case "cut":
             return Cut(data["name"], np.array(data["kept"], dtype=bool))
         case "gather":

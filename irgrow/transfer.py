@@ -15,7 +15,7 @@ from torch import Tensor
 from irgrow.axes import NEW, Layout
 from irgrow.computing import compute
 from irgrow.errors import CompilerBug
-from irgrow.fills import Constant, Fill, Given, generator
+from irgrow.fills import Array, Constant, Fill, Given, generator
 from irgrow.morphism import (
     Chain,
     Compute,
@@ -128,20 +128,46 @@ def _computed(t: Compute, old: Mapping[str, Tensor]) -> Tensor:
 
 def _parted(t: Select, new: Tensor, old: Tensor, rng: Draws) -> Tensor:
     """Add noise to the copies of an entry; it sums to zero over the copies of one."""
-    rms = float(old.double().pow(2).mean().sqrt()) if old.numel() else 0.0
     draws = rng()
+    draw = _uniform if t.drawn == "uniform" else _normal
     for dim, (size, m) in enumerate(zip(t.noise, t.maps, strict=True)):
         if not size or m is None:
             continue
         noise = np.zeros(tuple(new.shape))
+        scale = size * _size(old, dim, t.drawn)
         for unit in np.unique(m[m != NEW]):
             copies = np.flatnonzero(m == unit)
             if len(copies) > 1:
                 place = (slice(None),) * dim + (copies,)
-                part = draws.normal(0.0, size * rms, noise[place].shape)
-                noise[place] = part - part.mean(dim, keepdims=True)
+                noise[place] = draw(draws, scale, noise[place].shape, dim)
         new = new + torch.from_numpy(noise).to(new)
     return new
+
+
+def _size(old: Tensor, dim: int, drawn: str) -> float:
+    """Return what noise is relative to: the root mean square of the entries, or the mean norm of the units."""
+    if not old.numel():
+        return 0.0
+    squares = old.double().pow(2)
+    found = squares.movedim(dim, 0).flatten(1).sum(1).sqrt() if drawn == "uniform" else squares.mean().sqrt()
+    return float(found.mean())
+
+
+def _normal(draws: np.random.Generator, scale: float, shape: tuple[int, ...], dim: int) -> Array:
+    """Return noise for the copies of a unit that sums to zero over them."""
+    part = draws.normal(0.0, scale, shape)
+    return part - part.mean(dim, keepdims=True)
+
+
+def _uniform(draws: np.random.Generator, scale: float, shape: tuple[int, ...], dim: int) -> Array:
+    """Return noise of this length for the copies of a unit, in pairs of both signs; of an odd number one stays."""
+    part = np.zeros(shape)
+    lines = np.moveaxis(part, dim, 0)
+    for first in range(0, len(lines) - 1, 2):
+        line = draws.uniform(-1.0, 1.0, lines.shape[1:])
+        lines[first] = line * (scale / float(np.sqrt((line**2).sum())))
+        lines[first + 1] = -lines[first]
+    return part
 
 
 _MOST_BLOCKS = 8

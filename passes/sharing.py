@@ -34,12 +34,14 @@ def factors(axis: Axis, shares: Shares, sizes: Mapping[str, int]) -> NDArray[np.
     return found
 
 
-def shared(morphism: Morphism, shares: Shares, noise: float = 0.0, between: Role = Role.READS) -> Morphism:
+def shared(
+    morphism: Morphism, shares: Shares, noise: float = 0.0, between: Role = Role.READS, drawn: str = "normal"
+) -> Morphism:
     """Return a resize that copies units with what is read of each copy multiplied by its share.
 
     The gradient of what makes a copy is the old one times its share; that of what reads it is the old one. (Behind a
     norm over units only the gradients of all copies together are the old one, unless the shares are equal.) Noise that
-    sums to zero over the copies of a unit parts those that read them, or those that make them.
+    sums to zero over the copies of a unit parts those that read them, or those that make them; see `Select.drawn`.
 
     Raises:
         Impossible: A tied parameter both makes and reads the units.
@@ -59,7 +61,7 @@ def shared(morphism: Morphism, shares: Shares, noise: float = 0.0, between: Role
             wanted = values is not None and len(param.spec.dims) > 1 and reads == (between is Role.READS)
             apart.append(noise if wanted and param.spec.trainable else 0.0)
         transfers[name] = replace(
-            transfer, scale=tuple(scale), grad=tuple(grad), noise=tuple(apart) if any(apart) else ()
+            transfer, scale=tuple(scale), grad=tuple(grad), noise=tuple(apart) if any(apart) else (), drawn=drawn
         )
     return replace(morphism, transfers=transfers)
 

@@ -4,17 +4,15 @@ Half of the candidates split a unit j each, drawn without repetition: w_j become
 what is read of it in halves. The others are new, with random fan-in at the mean norm of the units there are, and their
 fan-out is `epsilon` times a normal times the mean norm of the fan-outs. All of them stand in the network at once, one
 backward pass gives the gradients of their fan-in, and the `count` with the largest norms stay; the rest is undone.
-
 None of that is carried out. Up to a relative error of the order of `epsilon` the gradients are those of the network as
 it is: half of that of unit j for a split, and for a new unit what the signals at the layers that read it hand back. So
-one probe of the batch with a loss is enough, and only the units that stay are put in.
-
-On a residual stream the fan-in is that of the first layer; new units have no other.
+one probe of the batch with a loss is enough, and only the units that stay are put in. On a residual stream the fan-in
+is that of the first layer; new units have no other.
 
 The fan-in gradient of a new unit is proportional to `epsilon`, that of a split is not, so that with the thesis's 1e-4
 nearly all that stay are splits. With `by = both` the gradient of the fan-out counts as well, which is not small for
 either. Splits change the function by second order in the noise (first order at kinks), new units by first order in
-`epsilon`; the noise has the size `epsilon` relative to the root mean square of the weight.
+`epsilon`. Uniform noise is `epsilon` times as long as the fan-ins on average, normal noise nearly so.
 
 Source: Wu et al. (2020), Firefly neural architecture descent; Maile (2023), 6.2.3 (without training of candidates).
 """
@@ -78,6 +76,7 @@ class GrowFirefly(Pass):
         epsilon: How far apart splits are, and how much new units are read, relative to the weights; at least 1e-6,
             below which float32 would not tell splits apart.
         by: Whether candidates are compared by the gradient of their `fan_in`, or of `both` sides.
+        noise: What parts splits: `uniform` as printed, or `normal`.
 
     >>> str(GrowFirefly("f1", 8))
     'grow_firefly(f1, 8)'
@@ -90,6 +89,7 @@ class GrowFirefly(Pass):
     candidates: int = integer(0, low=0)
     epsilon: float = real(1e-4, low=1e-6)
     by: str = word("fan_in", "both", default="fan_in")
+    noise: str = word("uniform", "normal", default="uniform")
 
     @property
     def site(self) -> str:
@@ -179,8 +179,7 @@ class GrowFirefly(Pass):
             added = contributions(graph, axis, context.statistics[source], fan_in, fan_outs)
             parts = [(torch.as_tensor(context.signals[node]) * more).sum() for node, more in added.items()]
             grads = torch.autograd.grad(torch.stack(parts).sum(), [fan_in, *fan_outs.values()])
-        counted = grads if self.by == "both" else grads[:1]
-        return np.sum([g.flatten(1).pow(2).sum(1).numpy() for g in counted], axis=0)
+        return np.sum([g.flatten(1).pow(2).sum(1).numpy() for g in grads[: None if self.by == "both" else 1]], axis=0)
 
     def _inserted(self, graph: Graph, axis: str, chosen: Candidates, context: Context) -> Morphism:
         """Return the rewrite that adds these units: copies, then new ones."""
@@ -196,5 +195,6 @@ class GrowFirefly(Pass):
         summary = f"grow {self.axis} by {copies} units split and {new} new"
         morphism = resize(graph, edits, by_role(ZERO, ZERO, given=given), context.seed, summary)
         if copies:
-            morphism = shared(morphism, {axis: shares}, sqrt(2.0) * self.epsilon, Role.MAKES)
+            size = self.epsilon * (sqrt(2.0) if self.noise == "normal" else 1.0)  # normal noise loses its mean
+            morphism = shared(morphism, {axis: shares}, size, Role.MAKES, self.noise)
         return replace(morphism, notes=(f"grow_firefly: {copies} units split, {new} new",))

@@ -69,15 +69,17 @@ class FireflyBundle(_Gradients):
         most: The largest width.
         epsilon: Size of the noise that parts a split, and of the fan-out of new units.
         candidates: Candidates beyond those needed; 0 for the thesis's.
+        noise: What parts splits: `uniform` as printed, or `normal`.
     """
 
     textual: ClassVar[str] = "firefly"
 
     epsilon: float = real(1e-4, low=1e-6)
     candidates: int = integer(0, low=0)
+    noise: str = word("uniform", "normal", default="uniform")
 
     def _pass(self) -> Pass:
-        return GrowFirefly(epsilon=self.epsilon, candidates=self.candidates)
+        return GrowFirefly(epsilon=self.epsilon, candidates=self.candidates, noise=self.noise)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ import torch
 
 from irgrow.backends import random_params
 from irgrow.backends.torch_fx import lower
+from irgrow.fills import ZERO
 from irgrow.grammar import parse, parse_pass
+from irgrow.morphism import Select, describe, transfer_from_json, transfer_to_json
 from irgrow.network import build
 from irgrow.passes import Context, GrowFirefly, plan
 from irgrow.passes.analyses.bridge import needed
@@ -23,6 +25,7 @@ from irgrow.testing.numbers import (
     random_inputs,
     weighted_loss,
 )
+from irgrow.transfer import move
 from irgrow.verdict import Approximate, Changes
 
 MLP = "net n(x: [6]) { return x |> h: dense(5) |> tanh |> y: dense(4) |> tanh |> dense(2) }"
@@ -110,9 +113,10 @@ def test_the_best_are_kept(program):
     assert morphism.notes == (f"grow_firefly: {(best < splits).sum()} units split, {(best >= splits).sum()} new",)
 
 
-def test_splits_share_and_are_parted_by_noise_of_both_signs():
+@pytest.mark.parametrize("noise", ["uniform", "normal"])
+def test_splits_share_and_are_parted_by_noise_of_both_signs(noise):
     graph, params, inputs, context = recorded(MLP)
-    result = plan(GrowFirefly("h", 2, 8), graph, context)
+    result = plan(GrowFirefly("h", 2, 8, noise=noise), graph, context)
     assert isinstance(result.verdict, Approximate)
     new, m = carried(result.morphism, params), result.morphism.edits["h"]
     for copy, unit in enumerate(m[5:], 5):
@@ -122,7 +126,57 @@ def test_splits_share_and_are_parted_by_noise_of_both_signs():
         np.testing.assert_allclose(pair.sum(0), 0, atol=1e-16)
         size = np.linalg.norm(pair[0]) / np.linalg.norm(params["h.weight"][unit])
         assert 0.2e-4 < size < 5e-4
+        exactly = 1e-4 * np.linalg.norm(params["h.weight"], axis=1).mean()
+        assert (abs(np.linalg.norm(pair[0]) - exactly) < 1e-6 * exactly) == (noise == "uniform")
     assert output_error(result.morphism, params, inputs) < 1e-7
+
+
+def entries(noise, units=40, wide=500):
+    """Return the noise of splits of wide units, each divided by its largest entry."""
+    graph = parse(f"net n(x: [{wide}]) {{ return x |> h: dense({units}) |> tanh |> dense(2) }}")
+    params = random_params(graph, 0)
+    rewrite = GrowFirefly("h", units, noise=noise)
+    chosen = Candidates(np.arange(units), np.zeros((0, wide)), {"dense_1.weight": np.zeros((0, 2))})
+    morphism = rewrite._inserted(graph, "h", chosen, Context(params, 0))
+    apart = carried(morphism, params)["h.weight"][units:] - params["h.weight"]
+    return apart / np.abs(apart).max(1, keepdims=True)
+
+
+def test_noise_is_uniform_as_printed_or_normal():
+    """Kolmogorov's distance of 20,000 entries to the uniform distribution; 1.63 / sqrt(n) is passed once in a hundred."""
+    for noise, is_uniform in (("uniform", True), ("normal", False)):
+        sorted_ = np.sort(entries(noise).ravel())
+        distance = np.abs(np.linspace(0.0, 1.0, len(sorted_)) - (sorted_ + 1) / 2).max()
+        assert (distance < 1.63 / len(sorted_) ** 0.5) == is_uniform, (noise, distance)
+    kurtosis = {noise: (e**4).mean() / (e**2).mean() ** 2 for noise in ("uniform", "normal") for e in [entries(noise)]}
+    assert kurtosis["uniform"] == pytest.approx(9 / 5, abs=0.05)
+    assert kurtosis["normal"] == pytest.approx(3.0, abs=0.15)
+
+
+def test_the_noise_is_written_read_and_sent():
+    assert str(GrowFirefly("h", 2)) == "grow_firefly(h, 2)"
+    text = str(GrowFirefly("h", 2, noise="normal"))
+    assert text == "grow_firefly(h, 2, noise = normal)"
+    assert parse_pass(text) == GrowFirefly("h", 2, noise="normal")
+    for noise in ("uniform", "normal"):
+        graph, _, _, context = recorded(MLP)
+        transfer = plan(GrowFirefly("h", 2, 8, noise=noise), graph, context).morphism.transfers["h.weight"]
+        again = transfer_from_json(transfer_to_json(transfer))
+        assert (again.drawn, again.noise) == (noise, transfer.noise)
+        assert ("uniform" in describe(transfer)) == (noise == "uniform")
+    old = {k: v for k, v in transfer_to_json(transfer).items() if k != "drawn"}
+    assert transfer_from_json(old).drawn == "normal", "what was written before there was a choice"
+
+
+def test_of_an_odd_number_of_copies_one_stays_where_it_is():
+    old = torch.ones(2, 5, dtype=torch.float64)
+    maps = np.array([0, 1, 1, 1]), None
+    made = move(Select("w", maps, (ZERO, ZERO), noise=(0.1, 0.0), drawn="uniform"), {"w": old}, (4, 5), "w", 3)
+    apart = made - 1.0
+    assert not apart[0].any()
+    assert not apart[3].any()
+    torch.testing.assert_close(apart[1], -apart[2])
+    assert float(apart[1].norm()) == pytest.approx(0.1 * 5**0.5)
 
 
 def test_new_units_change_the_function_to_first_order():
