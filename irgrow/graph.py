@@ -292,7 +292,8 @@ class Graph:
         graph = Graph(self.name, nodes, self.outputs, sizes, self.named, self.fixed)
         if all(leaves.values()):
             graph.__dict__["typed"] = self.typed.resized(edits, changed)
-            for kept in ("users", "inputs", "leaves", "reach", "carriers", "specs", "params", "own_params"):
+            names = () if changed else ("by_name",)
+            for kept in (*names, "users", "inputs", "leaves", "reach", "carriers", "specs", "params", "own_params"):
                 if kept in self.__dict__:
                     graph.__dict__[kept] = self.__dict__[kept]
             if "param_shapes" in self.__dict__:

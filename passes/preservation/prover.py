@@ -199,7 +199,7 @@ class Prover:
 
     def op_changed(self, node: Node, old: Node, pinned: tuple[str, ...] = ()) -> bool:
         """Return whether an attribute other than a width, or one that a rule looks at itself, differs."""
-        return any(
+        return node.op is not old.op and any(
             getattr(node.op, a.name) != getattr(old.op, a.name)
             for a in attributes(type(node.op))
             if a.kind != "width" and a.name not in (*pinned, "masked")
