@@ -262,6 +262,8 @@ def _norms(old: Tensor, dim: int) -> Tensor:
     `torch.linalg.vector_norm` takes one number at a time where it has to convert them, which is several times as slow.
     """
     over = tuple(d for d in range(old.ndim) if d != dim)
+    if old.dtype == torch.float64:
+        return torch.linalg.vector_norm(old, dim=over)
     parts = old.split(max(1, _PART * len(old) // old.numel()))
     room = torch.empty(parts[0].shape, dtype=torch.float64, device=old.device)
     squares = [room[: len(part)].copy_(part).square_().sum(over) for part in parts]

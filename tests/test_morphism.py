@@ -83,6 +83,21 @@ def test_new_units_match_the_norm_of_the_old():
     assert new[6:].norm(dim=1) == pytest.approx(float(old["w"].norm(dim=1).mean()), rel=1e-12)
 
 
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float16, 1e4), (torch.float32, 1e30), (torch.float32, 1e-30)])
+@pytest.mark.parametrize("dim", [0, 1])
+def test_the_norm_of_the_old_is_added_up_in_float64(dtype, size, dim):
+    """In parts, where there are many numbers; their squares would be zero or infinite in their own precision."""
+    old = (size * torch.rand(600, 700, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).to(dtype)
+    over = old.double().norm(dim=1 - dim).mean()
+    maps = [None, None]
+    maps[dim] = [*range(old.shape[dim]), NEW, NEW]
+    shape = tuple(len(m) if m else n for m, n in zip(maps, old.shape, strict=True))
+    fill = XavierUniform(match=True)
+    new = move(select(*maps, fills=(fill, fill)), {"w": old}, shape, "w", 3)
+    found = new.narrow(dim, old.shape[dim], 2).double().norm(dim=1 - dim)
+    assert torch.allclose(found, over.expand(2), rtol=1e-6 if dtype is torch.float32 else 1e-3)
+
+
 def test_gather_re_indexes():
     old = {"w": torch.arange(4.0)}
     assert move(Gather("w", np.array([3, NEW, 0]), (3,), ONES), old, (3,), "w", 0).tolist() == [3, 1, 0]

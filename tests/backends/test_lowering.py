@@ -272,3 +272,45 @@ def test_every_lowering_is_a_fresh_class():
             codes.append(type(net.module).forward.__code__)
             assert net.rewrite("grow_units(h, 1)").applied
     assert len({id(code) for code in codes}) == 12
+
+
+SIZED = """net n(x: [3, 8, 8]) { return x |> a: conv(4, kernel = 3, padding = 1) |> batchnorm |> relu
+    |> conv(6, kernel = 3, padding = 1, groups = 2, bias = false) |> depthwise(3) |> conv(5, kernel = 1) |> flatten
+    |> dense(7) |> batchnorm |> dense(4, masked = true) |> dense(2, bias = false) }"""
+
+
+def plain(leaf):
+    """Return what a leaf holds beside tensors and hooks, and which tensors it has, by name and shape."""
+    own = {k: v for k, v in vars(leaf).items() if k not in ("_parameters", "_buffers", "_modules", "training")}
+    own = {k: v for k, v in own.items() if "hook" not in k}
+    tensors = [(kind, k, v if v is None else tuple(v.shape)) for kind in ("_parameters", "_buffers")
+               for k, v in getattr(leaf, kind).items()]  # fmt: skip
+    return type(leaf), own, sorted(tensors, key=str)
+
+
+@pytest.mark.parametrize("axis", ["a", "conv_1", "conv_2", "dense_1", "dense_2"])
+def test_leaves_at_other_sizes_are_those_lowered_afresh(axis):
+    net = build(SIZED)
+    before = dict(net.module.meta["leaves"])
+    were = {name: plain(leaf) for name, leaf in before.items()}
+    assert net.rewrite(f"grow_units({axis}, 2)").applied
+    found, afresh = net.module.meta["leaves"], lower(net.graph, net.params).meta["leaves"]
+    assert found.keys() == afresh.keys()
+    assert any(leaf is not before[name] for name, leaf in found.items())
+    for name, leaf in found.items():
+        assert plain(leaf) == plain(afresh[name]), name
+        for local, value in (*leaf.named_parameters(recurse=False), *leaf.named_buffers(recurse=False)):
+            assert value is net.params[f"{name}.{local}"]
+    assert {name: plain(leaf) for name, leaf in before.items()} == were, "the old module is to be put back on failure"
+
+
+def test_a_leaf_with_something_of_its_owner_in_it_is_made_afresh():
+    """Negative control: a method that somebody bound to the old leaf would go on reading the old weights."""
+    net = build("net n(x: [3]) { return x |> a: dense(4) |> b: dense(2) }")
+    old = net.module.meta["leaves"]["a"]
+    old.forward = lambda x: nn.functional.linear(x, old.weight, old.bias)
+    assert net.rewrite("grow_units(a, 1)").applied
+    new = net.module.meta["leaves"]["a"]
+    assert new is not old
+    assert "forward" not in vars(new)
+    assert new.out_features == 5
