@@ -65,10 +65,12 @@ class _Pass:
     """What the backward passes of one forward pass said.
 
     Args:
+        ran: The nodes that computed something.
         heard: The nodes whose gradients came.
         slopes: Gradient by the gates, (samples, units), float64.
     """
 
+    ran: set[str] = field(default_factory=set)
     heard: set[str] = field(default_factory=set)
     slopes: Tensor | None = None
 
@@ -114,15 +116,14 @@ class Gates(Record):
     def attach(self, leaves: Mapping[str, nn.Module], wanted: Wanted) -> list[Any]:
         import torch
 
-        first = next(iter(self.places))
-
         def follow(node: str) -> Callable[..., None]:
             def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-                if not (torch.is_grad_enabled() and wanted(module)):
+                if not (torch.is_grad_enabled() and wanted(module) and len(output)):
                     return
-                if node == first:
+                if not self.passes or node in self.passes[-1].ran:
                     self.passes.append(_Pass())
-                if self.passes and output.requires_grad:
+                self.passes[-1].ran.add(node)
+                if output.requires_grad:
                     output.register_hook(self._hear(self.passes[-1], node, output.detach()))
 
             return torch.compiler.disable(hook)

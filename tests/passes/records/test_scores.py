@@ -58,6 +58,10 @@ PROGRAMS = {
         "net n(x: [3]) { return x |> h: dense(5, masked = true) |> gelu |> dense(2, masked = true) }",
         "h",
     ),
+    "later layer first": (
+        "net n(x: [3]) { a = dense(x, 5)  b = dense(x, 5)  rb = relu(b)  ra = relu(a)  return ra + rb |> dense(2) }",
+        "a",
+    ),
     "tokens mixed": (
         TOKENS.format(
             "embedding(4) |> transpose |> m: dense(7) |> gelu |> dense(5) |> transpose |> avgpool |> dense(2)"
@@ -66,7 +70,7 @@ PROGRAMS = {
     ),
 }
 
-ZEROS = ("dense", "flatten", "stream", "grouped")
+ZEROS = ("dense", "flatten", "stream", "grouped", "later layer first")
 """Programs in which a unit is exactly zero now and then."""
 
 
@@ -142,12 +146,20 @@ def test_the_training_pass_says_what_a_probe_says(saliency, name):
 
 
 @pytest.mark.parametrize("saliency", SALIENCIES, ids=str)
-def test_two_passes_before_a_step_are_one_on_the_whole_batch(saliency):
-    run, whole = Pass(DENSE, "h", saliency), Pass(DENSE, "h", saliency)
+@pytest.mark.parametrize("name", ["dense", "later layer first"])
+def test_two_passes_before_a_step_are_one_on_the_whole_batch(saliency, name):
+    run, whole = Pass(*PROGRAMS[name], saliency), Pass(*PROGRAMS[name], saliency)
     run.trained(slice(0, 6), slice(6, None))
     close(run.scores, whole.trained().scores)
-    half = Pass(DENSE, "h", saliency).trained(slice(0, 6))
+    half = Pass(*PROGRAMS[name], saliency).trained(slice(0, 6))
     assert far(half.scores, whole.scores), "negative control: the first part alone says something else"
+
+
+@pytest.mark.parametrize("saliency", SALIENCIES, ids=str)
+def test_an_empty_batch_says_nothing(saliency):
+    run = Pass(DENSE, "h", saliency)
+    run.net(run.x[:0]).sum().backward()
+    close(run.trained().scores, run.probed)
 
 
 @pytest.mark.parametrize("saliency", SALIENCIES, ids=str)
