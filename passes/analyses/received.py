@@ -65,7 +65,7 @@ def way(graph: Graph, axis: str) -> Way | None:
         if node.name == found.routes[0].node:
             return Way(maker, node, pool, flat)
         if isinstance(node.op, Flatten) and flat is None and node.op.start == 0:
-            if graph.types[before.name].features != 0:
+            if maker.op.mixes(graph.signatures[maker.name]) != 0:
                 return None
             flat = graph.shape(before.name)[1:]
         elif isinstance(node.op, MaxPool | AvgPool) and pool is None and flat is None and _simple(graph, maker, node):

@@ -22,6 +22,10 @@ PROGRAMS = {
     "head_dim": (ATTENTION.format("heads = 3, head_dim = 2, units = 9"), "a.head_dim"),
     "causal": (ATTENTION.format("heads = 4, head_dim = 3, kv_heads = 2, causal = true, units = 9"), "a.head_dim"),
     "rotary": (ATTENTION.format("heads = 2, head_dim = 4, rotary = true"), "a.mix.pairs"),
+    "units last": (
+        "net n(x: [4, 5]) { return x |> h: dense(3) |> tanh |> flatten |> y: dense(9) |> tanh |> dense(2) }",
+        "h",
+    ),
     "heads": (ATTENTION.format("heads = 3, head_dim = 2, causal = true"), "a.heads"),
     "groups": (
         "net n(x: [3, 6, 6]) { return x |> h: conv(4, kernel = 3) |> tanh |> y: conv(18, kernel = 2, groups = 2) "
