@@ -23,13 +23,13 @@ def loss_of(seed):
     return loss
 
 
-def probed(text, axis, batch=3, seed=0):
+def probed(text, axis, batch=3, seed=0, loss=None):
     """Return a network with random parameters, a batch, and what one pass recorded for a bridge."""
     graph = parse(text)
     params, inputs = random_params(graph, seed), random_inputs(graph, seed, batch)
     tensors = as_tensors(graph, params)
     loaded = tuple(torch.as_tensor(inputs[n]) for n in graph.inputs)
-    found = probe(graph, lower(graph, tensors), tensors, loaded, needed(graph, axis), loss_of(seed))
+    found = probe(graph, lower(graph, tensors), tensors, loaded, needed(graph, axis), loss or loss_of(seed))
     return graph, params, inputs, found
 
 
@@ -41,11 +41,11 @@ def grown(graph, axis, params, fan_outs, others=None, count=2):
     return resize(graph, edits, by_role(ZERO, ZERO, given=given))
 
 
-def of_new(graph, axis, morphism, params, inputs):
+def of_new(graph, axis, morphism, params, inputs, loss=None):
     """Return what autograd gives the fan-in of the new units, shape (units, lanes, fan-in entries)."""
     maker, after = bridge(graph, axis).maker, morphism.after
     tensors = as_tensors(after, carried(morphism, params))
-    loss_of(0)(lower(after, tensors).eval()(*(torch.as_tensor(inputs[n]) for n in graph.inputs))).backward()
+    (loss or loss_of(0))(lower(after, tensors).eval()(*(torch.as_tensor(inputs[n]) for n in graph.inputs))).backward()
     (units,) = positions(after.params[f"{maker}.weight"].spec.dims[0], after.widths)[axis]
     gradient = tensors[f"{maker}.weight"].grad.numpy()
     return np.stack(

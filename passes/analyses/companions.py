@@ -10,11 +10,11 @@ import numpy as np
 from irgrow.axes import Atom, atoms
 from irgrow.fills import Fill, Given, XavierUniform
 from irgrow.graph import Graph
-from irgrow.ops import MASK, Conv, Coupling, Dense, Depthwise, DotProductAttention
+from irgrow.ops import MASK, Depthwise, DotProductAttention
 from irgrow.passes.analyses.bridge import bridge
 from irgrow.passes.analyses.carrying import unit_filters
 from irgrow.passes.analyses.entries import effective
-from irgrow.passes.analyses.lanes import lanes, lender
+from irgrow.passes.analyses.lanes import key_weight, lender, standing
 
 
 def companions(graph: Graph, axis: str, count: int, params: Mapping[str, Any]) -> dict[str, Fill]:
@@ -40,9 +40,9 @@ def companions(graph: Graph, axis: str, count: int, params: Mapping[str, Any]) -
         node = graph[name]
         if isinstance(node.op, Depthwise):
             filters = unit_filters(node.op, graph.types[name].rank - 1)
-            rows = count * lanes(graph, graph.types[name].units, axis) // len(filters)
+            rows = count * standing(graph, graph.types[name].units, axis) // len(filters)
             found[graph.param_name(name, "weight")] = Given(np.tile(filters, (rows, *(1,) * (filters.ndim - 1))))
-        elif isinstance(node.op, DotProductAttention) and (key := _key_weight(graph, node.inputs[1], axis)):
+        elif isinstance(node.op, DotProductAttention) and (key := key_weight(graph, name, axis)):
             found[key] = XavierUniform(match=True)
     return found
 
@@ -59,14 +59,3 @@ def _copies(graph: Graph, axis: str, last: str, layer: str, count: int, params: 
         if spec.name != MASK and any(Atom(axis) in atoms(d) for d in spec.dims):
             found[name] = Given(np.repeat(effective(params, name)[unit : unit + 1], count, 0))
     return found
-
-
-def _key_weight(graph: Graph, node: str, axis: str) -> str | None:
-    """Return the weight that makes keys along an axis, if it makes nothing else."""
-    while graph[node].op.coupling is Coupling.PER_UNIT and len(graph[node].inputs) == 1:
-        node = graph[node].inputs[0]
-    if not isinstance(graph[node].op, Dense | Conv):
-        return None
-    weight = graph.params[graph.param_name(node, "weight")]
-    makes = Atom(axis) in atoms(weight.spec.dims[0]) and Atom(axis) not in atoms(weight.spec.dims[1])
-    return weight.name if makes and len(weight.uses) == 1 else None

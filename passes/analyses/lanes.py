@@ -1,4 +1,4 @@
-"""How often a unit of an axis stands among units, and what new ones are where nothing has been carried to them."""
+"""How often a unit of an axis stands among units, and what is made for one use, where new ones may be anything."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from irgrow.axes import NEW, Atom, Axis, atoms, positions
 from irgrow.edits import Impossible
 from irgrow.graph import Graph
-from irgrow.ops import ACTIVATIONS, MASK, Activate, BatchNorm, Conv, Coupling, Dense
+from irgrow.ops import MASK, Conv, Coupling, Dense
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,26 +35,12 @@ def lanes(graph: Graph, units: Axis, axis: str) -> int:
     return len(found[0]) // graph.widths[axis]
 
 
-def at_rest(graph: Graph, node: str, axis: str) -> float | None:
-    """Return what new units of an axis are at a node while all that makes them is zero; `None` if it is not known."""
-    op = graph[node].op
-    if isinstance(op, Dense | Conv):
-        made = lanes(graph, graph.types[node].dims[op.mixes(graph.signatures[node])], axis)
-        handed_on = any(Atom(axis) in atoms(d) for d in graph.types[graph[node].inputs[0]].dims)
-        return 0.0 if made and (plain(graph, node) or not handed_on) else None
-    if op.coupling is not Coupling.PER_UNIT or len(graph[node].inputs) != 1:
-        return None
-    before = at_rest(graph, graph[node].inputs[0], axis)
-    if before == 0.0:
-        return 0.0 if isinstance(op, BatchNorm) else op.facts.at_zero
-    if before is None or not isinstance(op, Activate):
-        return None
-    import torch
-
-    return float(ACTIVATIONS[op.function].layer()(torch.tensor(before, dtype=torch.float64)))
+def standing(graph: Graph, units: Axis, axis: str) -> int:
+    """Return how often each unit of a leaf axis stands among units, beside others or not."""
+    return sum(int((found == 0).sum()) for found in positions(units, graph.widths).get(axis, ()))
 
 
-# gates that are borrowed ---------------------------------------------------------------------------------------------
+# made for one use ----------------------------------------------------------------------------------------------------
 
 
 def made_for(graph: Graph, node: str, user: str) -> list[str] | None:
@@ -69,6 +55,17 @@ def made_for(graph: Graph, node: str, user: str) -> list[str] | None:
             return None
         node, user = graph[node].inputs[0], node
     return None
+
+
+def key_weight(graph: Graph, attention: str, axis: str) -> str | None:
+    """Return the weight that makes the keys of an attention along an axis, if it makes nothing else."""
+    queries, keys, _ = graph[attention].inputs
+    nodes = made_for(graph, keys, attention)
+    if nodes is None or queries == keys:
+        return None
+    weight = graph.params[graph.param_name(nodes[0], "weight")]
+    makes = Atom(axis) in atoms(weight.spec.dims[0]) and Atom(axis) not in atoms(weight.spec.dims[1])
+    return weight.name if makes and len(weight.uses) == 1 else None
 
 
 def lendable(graph: Graph, nodes: list[str], axis: str) -> bool:

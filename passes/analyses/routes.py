@@ -5,7 +5,8 @@ what treats new units in a way that can be known before they are there: a depthw
 filters (`irgrow.passes.analyses.carrying`); attention, as values, whose weights stay what they are; a product with
 units that are a constant while their weights are zero, as behind a sigmoid. Where two factors are new and zero there is
 no gradient of first order: queries and keys, or a product with units that are zero. In such a product the other factor
-can be borrowed: new units are given that of an old one.
+can be borrowed: new units are given that of an old one. Slopes of activations are those where new units are while their
+fan-in is zero (`irgrow.passes.analyses.resting`).
 
 A unit of an axis can run in several lanes: one for every head that has the axis, every group of a convolution, every
 filter of a depthwise one, every position of a flatten. Lanes stand in the order in which the units' axis lists them.
@@ -38,7 +39,8 @@ from irgrow.ops import (
     Transpose,
 )
 from irgrow.passes.analyses import carrying
-from irgrow.passes.analyses.lanes import at_rest, lanes, lendable, made_for, plain
+from irgrow.passes.analyses.lanes import key_weight, lanes, lendable, made_for, plain, standing
+from irgrow.passes.analyses.resting import at_rest, carries, passed_on, slope
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +58,7 @@ class Route:
         node: The layer.
         weight: Full name of its weight.
         shape: Shape of the fan-out entries of one unit: outputs, then lanes if it reads several, then kernel taps.
-        slope: Product of the slopes at zero on the way, summed over the ways.
+        slope: Product of the slopes on the way, summed over the ways.
         direct: Whether nothing else is done to the units on the way.
         origins: For every lane that reaches it the lane of the maker it comes from.
         groups: In how many groups it reads lanes; each is read by its own outputs.
@@ -77,14 +79,16 @@ class Carried:
 
     Args:
         origins: For every lane the lane of the maker it comes from.
-        slope: Product of the slopes at zero so far, summed over the ways.
+        slope: Product of the slopes so far, summed over the ways.
         direct: Whether nothing else was done to them.
+        rest: What they are while their fan-in is zero, norms counting as one; `None` if it is not known.
         value: One channel per fan-in entry, shape (lanes * samples, ...) and else laid out as the node.
     """
 
     origins: tuple[int, ...]
     slope: float = 1.0
     direct: bool = True
+    rest: float | None = 0.0
     value: Tensor | None = None
 
 
@@ -97,7 +101,7 @@ class Walk:
         graph: The network.
         axis: The leaf axis of the units.
         maker: The layer that makes them.
-        sloped: Whether to multiply by the slopes at zero of the activations on the way.
+        sloped: Whether to multiply by the slopes of the activations on the way.
         entries: The channels, shape (lanes * samples, ...) and else laid out as the output of the maker.
         active: Whether the channels are new units themselves, to which activations and norms are done.
         beside: Values of the queries and keys of `attended`, by node, and frequencies of rotary positions by name; and
@@ -137,7 +141,13 @@ class Walk:
                 if isinstance(node.op, Dense | Conv):
                     self._reader(node, self._at[node.inputs[0]])
                 else:
-                    self._at[node.name] = self._passed(node)
+                    self._at[node.name] = replace(self._passed(node), rest=self._rest(node))
+
+    def _rest(self, node: Node) -> float | None:
+        """Return what new units are behind a node while their fan-in is zero."""
+        read = [i for i in node.inputs if carries(self.graph, i, self.axis)]
+        before = [self._at[i].rest if i in self._at else at_rest(self.graph, i, self.axis) for i in read]
+        return before[0] if node.op.coupling is Coupling.STATISTICS else passed_on(self.graph, node, before)
 
     def _passed(self, node: Node) -> Carried:
         """Return the new units behind a node."""
@@ -172,15 +182,27 @@ class Walk:
             case _ if op.coupling is Coupling.PER_UNIT and self._by_itself(node):
                 if self.active:
                     return at if value is None else replace(at, value=self._done(node, at, value))
-                slope = op.facts.slope_at_zero if self.sloped else 1.0
-                scaled = value if value is None or slope == 1.0 else value * slope
-                return replace(at, slope=at.slope * slope, value=scaled)
+                factor = self._slope(node, at)
+                scaled = value if value is None or factor == 1.0 else value * factor
+                return replace(at, slope=at.slope * factor, value=scaled)
         raise Impossible(f"units of `{self.axis}` pass through `{node.name}`; there is no bridge around it")
 
     def _by_itself(self, node: Node) -> bool:
-        """Whether a per-unit op does to a unit what it does to any other: it has no filters, only gains and shifts."""
-        filters = [s for s in self.graph.specs[node.name] if len(s.dims) > 1 and not node.op.facts.additive]
-        return not filters and self.graph.types[node.name].dims == self.graph.types[node.inputs[0]].dims
+        """Whether a per-unit op has no filters, only gains and shifts of the new units' own, which are one and zero."""
+        specs = [s for s in self.graph.specs[node.name] if s.dims]
+        filters = [s for s in specs if len(s.dims) > 1 and not node.op.facts.additive]
+        own = all(any(Atom(self.axis) in atoms(d) for d in s.dims) for s in specs)
+        return own and not filters and self.graph.types[node.name].dims == self.graph.types[node.inputs[0]].dims
+
+    def _slope(self, node: Node, at: Carried) -> float:
+        """Return the slope of a per-unit op at what new units are there, one if slopes are not counted."""
+        if not self.sloped:
+            return 1.0
+        if (found := slope(node.op, at.rest)) is None:
+            raise Impossible(
+                f"what new units of `{self.axis}` are before `{node.name}` is not known, so neither is its slope there"
+            )
+        return found
 
     def _done(self, node: Node, at: Carried, value: Tensor) -> Tensor:
         """Do to new units what an activation does, or a norm with gain 1 and shift 0 over the batch."""
@@ -234,12 +256,19 @@ class Walk:
             raise Impossible(f"units of `{self.axis}` pass through `{node.name}`; candidates are not tried there")
         if self._units_at(node.inputs[0]) and at_rest(graph, node.inputs[0], self.axis) != 0.0:
             raise Impossible(f"new queries of `{node.name}` are not known to be zero, so its weights are not known")
+        if self._units_at(node.inputs[1]) and key_weight(graph, node.name, self.axis) is None:
+            raise Impossible(
+                f"new keys of `{node.name}` must not be zero, or they and the queries would stay so, and nothing makes "
+                "them that is for them alone"
+            )
         wide = graph.size(s.output.units) // graph.size(s.axes["heads"])
         repeats = graph.size(s.axes["heads"]) // (graph.size(s.inputs[2].units) // wide)
-        ((made,), (given,)) = (positions(t.units, graph.widths)[self.axis] for t in (s.inputs[2], s.output))
-        places = np.flatnonzero(given == 0)
+        made, given = (positions(t.units, graph.widths).get(self.axis, []) for t in (s.inputs[2], s.output))
+        if len(made) != 1 or len(given) != 1 or standing(graph, s.inputs[2].units, self.axis) != len(at.origins):
+            raise Impossible(f"units of `{self.axis}` stand beside others in `{node.name}`; there is no bridge")
+        places = np.flatnonzero(given[0] == 0)
         heads = places // wide
-        sources = np.searchsorted(np.flatnonzero(made == 0), heads // repeats * wide + places % wide)
+        sources = np.searchsorted(np.flatnonzero(made[0] == 0), heads // repeats * wide + places % wide)
         new_heads = Atom(self.axis) in atoms(s.axes["heads"])
         self.passed.append(node.name)
         if not new_heads:
@@ -261,7 +290,7 @@ class Walk:
         factor, value = 1.0, at.value
         for other in others:
             nodes, constant = made_for(self.graph, other, node.name), at_rest(self.graph, other, self.axis)
-            if constant is None or nodes is None:
+            if constant is None:
                 raise Impossible(
                     f"units of `{self.axis}` pass through `{node.name}`; what they are multiplied with, `{other}`, is "
                     "not known for new ones"
@@ -269,13 +298,17 @@ class Walk:
             if constant != 0.0:
                 factor *= constant
                 continue
-            if not self.borrowing or len(at.origins) > 1 or not lendable(self.graph, nodes, self.axis):
+            if not self.borrowing or len(at.origins) > 1 or nodes is None or not lendable(self.graph, nodes, self.axis):
                 raise SecondOrder(
                     f"units of `{self.axis}` are multiplied in `{node.name}` with others that are zero at first as "
                     "well, so there is no gradient of first order"
                 )
             if self.active:
                 raise Impossible(f"units of `{self.axis}` pass through `{node.name}`; candidates are not tried there")
+            if at.rest != 0.0:
+                raise Impossible(
+                    f"units of `{self.axis}` are not zero in `{node.name}` at first, so they borrow no factor"
+                )
             self.borrowed.append(other)
             if value is not None:
                 own = self.beside[other].to(value)

@@ -15,6 +15,7 @@ GATES = {
     "sigmoid": "net n(x: [4]) {\n a = x |> h: dense(5) |> tanh\n b = x |> g: dense(5) |> sigmoid\n return mul(a, b) |> y: dense(3) |> tanh |> dense(2) }",
     "the gate first": "net n(x: [4]) {\n b = x |> g: dense(5) |> sigmoid\n a = x |> h: dense(5) |> tanh\n return mul(b, a) |> y: dense(3) |> tanh |> dense(2) }",
     "squeeze and excite": "net n(x: [3, 6, 5]) {\n s = x |> h: conv(4, kernel = 3) |> tanh |> depthwise(3)\n g = s |> avgpool |> q: dense(3) |> tanh |> dense(4) |> hardsigmoid\n return mul(s, g) |> y: conv(3, kernel = 1) |> tanh |> avgpool |> dense(2) }",
+    "read elsewhere": "net n(x: [4]) {\n a = x |> h: dense(5) |> tanh\n b = x |> g: dense(5) |> sigmoid\n c = dense(b, 2)\n return mul(a, b) |> y: dense(3) |> tanh |> dense(2) |> add(c) }",
     "three": "net n(x: [4]) {\n a = x |> h: dense(5)\n b = x |> dense(5) |> sigmoid |> tanh\n c = x |> dense(5) |> softplus\n return mul(a, b, c) |> y: dense(3) |> tanh |> dense(2) }",
 }
 
@@ -102,7 +103,13 @@ REFUSED = {
         "net n(x: [4]) {\n a = x |> h: dense(5) |> silu\n b = x |> g: dense(5)\n c = dense(add(a, b), 3)\n"
         " return mul(a, b) |> y: dense(3) |> add(c) }",
         "h",
-        "what they are multiplied with, `g`, is not known",
+        "with others that are zero at first as well, so there is no gradient of first order",
+    ),
+    "not zero at first": (
+        "net n(x: [4]) {\n b = x |> h: dense(5) |> sigmoid |> scale\n a = x |> g: dense(5)\n"
+        " return mul(b, a) |> tanh |> y: dense(3) }",
+        "h",
+        "what they are multiplied with, `b`, is not known for new ones",
     ),
     "squared": ("net n(x: [4]) { h = dense(x, 3) return mul(h, h) |> dense(2) }", "h", "multiplied with one another"),
     "not known": (

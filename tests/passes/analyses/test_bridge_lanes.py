@@ -36,6 +36,7 @@ DEPTHWISE = {
     "several, flatten": "net n(x: [3, 5, 4]) { return x |> h: conv(3, kernel = 3) |> depthwise(2, multiplier = 2) |> flatten |> y: dense(5) |> tanh |> dense(2) }",
     "two, and pooling": conv("depthwise(3, padding = 1) |> avgpool(2) |> depthwise(2, multiplier = 2) |> tanh"),
     "one dimension": "net n(x: [3, 9]) { return x |> h: conv(4, kernel = 3, stride = 2) |> depthwise(3, padding = 1) |> y: conv(3, kernel = 2) |> avgpool |> tanh |> dense(2) }",
+    "beside others": "net n(x: [3, 6, 5]) { a = x |> h: conv(4, kernel = 3) b = x |> conv(3, kernel = 3) |> tanh\n return concat(b, a) |> depthwise(3, padding = 1, multiplier = 2) |> tanh |> y: conv(5, kernel = 1) |> tanh |> avgpool |> dense(2) }",
     "stream": "net n(x: [3, 6, 6]) { return x |> h: conv(5, kernel = 1) |> residual { tanh |> depthwise(3, padding = 1) |> a: conv(4, kernel = 1) |> tanh |> b: conv(5, kernel = 1) } |> y: conv(3, kernel = 1) |> tanh |> avgpool |> dense(2) }",
     "ways that join": "net n(x: [3, 6, 6]) {\n s = x |> h: conv(5, kernel = 3)\n a = s |> tanh |> depthwise(3, padding = 1)\n return add(a, s) |> y: conv(3, kernel = 1) |> tanh |> avgpool |> dense(2) }",
 }
@@ -153,7 +154,30 @@ def test_in_groups(name, batch):
     assert len(a.blocks) == count
 
 
+HEADS = (
+    "net n(x: [5, 4]) {{ t = transpose(x) q = dense(t, 6) k = dense(t, 6) v = dense(t, 6)\n"
+    " m = dot_product_attention({0}, v, heads = 2)\n return {1} |> y: dense(5) |> tanh |> flatten |> dense(2) }}"
+)
 REFUSED = {
+    "keys that are read": (HEADS.format("q, k", "add(m, k)"), "m.head_dim", "new keys of `m` must not be zero"),
+    "keys that are read, heads": (HEADS.format("q, k", "concat(m, k)"), "m.heads", "new keys of `m` must not be zero"),
+    "keys that are queries": (
+        HEADS.format("q, q", "m").replace("k = dense(t, 6) ", ""),
+        "m.heads",
+        "nothing makes them that is for them alone",
+    ),
+    "beside others of the same axis": (
+        "net n(x: [5, 4]) { axis d = 3\n t = transpose(x) q = dense(t, 6) k = dense(t, 6) a = dense(t, d) "
+        "b = dense(t, d) v = concat(a, b) m = dot_product_attention(q, k, v, heads = 2) "
+        "return m |> y: dense(5) |> flatten |> dense(2) }",
+        "d",
+        "units of `d` stand beside others in `m`",
+    ),
+    "gains of others": (
+        "net n(x: [5, 4]) { return x |> h: dense(6) |> s: scale |> y: dense(3) |> flatten |> dense(2) }",
+        "h",
+        "units of `h` pass through `s`; there is no bridge around it",
+    ),
     "queries and keys": (
         CROSS.format(""),
         "m.head_dim",

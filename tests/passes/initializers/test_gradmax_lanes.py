@@ -37,6 +37,11 @@ MOBILE = (
 PROGRAMS = {
     "depthwise": (MOBILE, "h"),
     "several filters": (MOBILE.replace("padding = 1", "padding = 1, multiplier = 2"), "h"),
+    "depthwise, beside others": (
+        "net n(x: [3, 6, 5]) { a = x |> h: conv(4, kernel = 3) b = x |> conv(3, kernel = 3) |> tanh "
+        "return concat(b, a) |> depthwise(3, padding = 1) |> y: conv(5, kernel = 1) |> tanh |> avgpool |> dense(2) }",
+        "h",
+    ),
     "head_dim": (ATTENTION.format("heads = 3, head_dim = 2"), "a.head_dim"),
     "one head": (ATTENTION.format("heads = 1, head_dim = 3"), "a.head_dim"),
     "causal, groups": (ATTENTION.format("heads = 4, head_dim = 3, kv_heads = 2, causal = true"), "a.head_dim"),
