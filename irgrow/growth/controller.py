@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -62,7 +63,8 @@ class Controller:
         self.recent: deque[tuple[Tensor, ...]] = deque()
         self._watches: dict[str, Watch] = {}
         self._hooks: list[Any] = []
-        self._renewing: set[nn.Module] | None = None
+        self._hooked: set[nn.Module] = set()
+        self._renewing: set[str] | None = None
         self._module: nn.Module | None = None
         self._rewrites = net.journal.counter
         self._tuner = None if program.rates is None else Tuner(net, program.rates)
@@ -93,7 +95,8 @@ class Controller:
             same = same and edited is not None and edited.isdisjoint(watch.units(graph))
             kept[key] = record if same and record is not None else watch.record(graph)
         self.recorded, self._watches = kept, wanted
-        self._hooks = [hook for record in kept.values() for hook in record.attach(leaves, self._wanted)]
+        self._hooked = set(leaves.values())
+        self._hooks = [h for key, record in kept.items() for h in record.attach(leaves, partial(self._wanted, key))]
         self._module = self.net.module
 
     def _edited(self) -> set[str] | None:
@@ -105,15 +108,23 @@ class Controller:
         recent = (journal.morphisms[n] for n in range(since, journal.counter) if n in journal.morphisms)
         return {atom for morphism in recent for atom in morphism.edits}
 
-    def _wanted(self, module: nn.Module) -> bool:
-        """Return whether a pass trains and a rule may soon ask, so that what happens now matters."""
+    def _wanted(self, key: str, module: nn.Module) -> bool:
+        """Return whether a pass trains and a rule may soon ask, so that what happens now matters to a record."""
+        if not self._is_meant(key, module):
+            return False
         if self._renewing is not None:
-            return module in self._renewing
+            return key in self._renewing
         if not (module.training and torch.is_grad_enabled()):
             return False
         within = max((record.lead for record in self.recorded.values()), default=0)
         moment = Moment(self.count, self.steps_per_epoch)
         return any(r.every.soon(moment, within) for r in self.program.rules)
+
+    def _is_meant(self, key: str, module: nn.Module) -> bool:
+        """Return whether a record is of this module: copies have its hooks, and so has what took its place by hand."""
+        if self._module is self.net.module:
+            return module in self._hooked
+        return module in self.net.module.meta["leaves"].values() and self.recorded[key].fits(self.net.graph)
 
     # what must be known at once -------------------------------------------------------------------------------------
 
@@ -148,14 +159,12 @@ class Controller:
     def _renew(self, morphism: Morphism) -> None:
         """Record the latest batches once more, where a rewrite made what was recorded stale."""
         graph = self.net.graph
-        leaves: dict[str, nn.Module] = self.net.module.meta["leaves"]
-        stale, renewing = following(graph, set(morphism.edits)), set()
-        for key, watch in self._watches.items():
-            if not stale.isdisjoint(watch.nodes(graph)):
-                self.recorded[key].clear()
-                renewing |= {leaves[node] for node in watch.nodes(graph)}
+        stale = following(graph, set(morphism.edits))
+        renewing = {key for key, watch in self._watches.items() if not stale.isdisjoint(watch.nodes(graph))}
         if not renewing:
             return
+        for key in renewing:
+            self.recorded[key].clear()
         buffers = {name: b.clone() for name, b in self.net.named_buffers()}
         devices = sorted({b.device.index for b in self.net.params.values() if b.device.type == "cuda"})
         self._renewing = renewing
@@ -305,6 +314,7 @@ class Controller:
         self._attach()
         for key, record in self.recorded.items():
             prefix = f"{key}/"
+            record.clear()
             record.load({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
         places = sorted(tuple(map(int, k.split("/")[1:])) for k in tensors if k.startswith(f"{RECENT}/"))
         self.recent.clear()

@@ -18,6 +18,8 @@ from irgrow.growth import (
     Where,
 )
 from irgrow.passes import (
+    Dormancy,
+    DynoGrow,
     EffectiveDimension,
     GrowUnits,
     InsertLayer,
@@ -123,6 +125,20 @@ def test_growing_one_layer_forgets_only_its_own_record():
     run.run(2)
     assert {node: gram.units for node, gram in run.controller.recorded.items()} == {"relu_1": 9, "relu_2": 7}
     assert {node: gram.count for node, gram in run.controller.recorded.items()} == {"relu_1": 16, "relu_2": 40}
+
+
+def test_what_a_rewrite_left_as_it_was_is_not_recorded_twice():
+    """The stream `a` is written before and behind `b`; of its two nodes only the later one is stale."""
+    text = """net n(x: [6]) {
+      return x |> a: dense(8) |> early: relu |> residual { b: dense(7) |> relu |> dense(8) |> late: relu } |> dense(3)
+    }"""
+    rules = [rule("watch", when=EffectiveDimension(2.0), where=Where(("a",))), rule("told", when=DynoGrow())]
+    levels = rule("levels", PruneUnits(by=Dormancy(), count=1), every=Steps((9,)), where=Where(("a",)), require="any")
+    run = Training(only(*rules, levels, rule("grow", every=Steps((3,)), where=Where(("b",)))), text).run(2)
+    run.step()
+    assert run.net.graph.widths["b"] == 8
+    assert "a [levels]" in run.controller.recorded, "both nodes are recorded for it"
+    assert run.controller.recorded["early"].count == 24
 
 
 # rewrites by hand ----------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from irgrow.passes import (
     Context,
     Dormancy,
     Fisher,
+    GrowUnits,
     Mismatch,
     PruneGlobally,
     PruneUnits,
@@ -281,6 +282,37 @@ def test_values_as_training_sees_them():
     size = wanted[0].abs().mean(0).numpy()
     close(run.scores, size / size.mean())
     assert far(run.scores, run.probed)
+
+
+@pytest.mark.parametrize("saliency", SALIENCIES, ids=str)
+def test_what_a_copy_of_the_module_computes_says_nothing(saliency):
+    """Hooks are copied with a module."""
+    run = Pass(DENSE, "h", saliency)
+    wanted, twin = run.probed, copy.deepcopy(run.net.module)
+    run.loss(twin(2.0 * run.x - 1.0)).backward()
+    assert run.scores is None
+    close(run.trained().scores, wanted)
+
+
+@pytest.mark.parametrize("saliency", SALIENCIES, ids=str)
+def test_what_was_recorded_before_a_state_was_loaded_says_nothing(saliency):
+    run = Pass(DENSE, "h", saliency)
+    state = copy.deepcopy(run.controller.state())
+    run.trained()
+    assert run.scores is not None
+    run.controller.load(*state)
+    assert run.scores is None
+
+
+@pytest.mark.parametrize("edit", [PruneUnits("h", (0,)), GrowUnits("h", 2)], ids=str)
+@pytest.mark.parametrize("saliency", SALIENCIES, ids=str)
+def test_after_a_rewrite_by_hand_the_next_pass_is_the_first_that_counts(saliency, edit):
+    run = Pass(DENSE, "h", saliency)
+    assert run.net.rewrite(edit).applied
+    run.trained()
+    (receipt,) = run.controller.step(run.x, None, run.loss)
+    assert receipt.applied
+    assert run.net.journal[-1].used != "records"
 
 
 def test_gradients_of_the_network_stay_as_they_are():
