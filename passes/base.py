@@ -112,6 +112,11 @@ class Pass:
         return self
 
     @property
+    def decided_by_numbers(self) -> bool:
+        """Whether numbers that change in training decide if it applies, so that a rule tries again when refused."""
+        return False
+
+    @property
     def used(self) -> str:
         """What its numbers come from beside the network, for the journal: `records` if it was informed by some."""
         return ""

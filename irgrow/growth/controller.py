@@ -245,7 +245,8 @@ class Controller:
     ) -> Iterator[Receipt]:
         """Ask a trigger at one site and carry out what it wants, within the limits.
 
-        What was refused is not tried again before the program is another one, nor told again for the same reason.
+        What was refused is not tried again before the program is another one, unless it may depend on numbers that
+        change in training; and it is not told again for the same reason.
         """
         graph, place = self.net.graph, f"{rule.name}: {site}"
         if not (rule.apply.whole or site in graph.leaves) or self._refused_by.get(place) == graph.digest:
@@ -264,7 +265,9 @@ class Controller:
         receipt = self._rewrite(wanted.informed(self._view(loss)), batch, criterion, rule.require)
         if isinstance(receipt.verdict, Refused):
             told = self.refused.get(place) == receipt.verdict.reason
-            self.refused[place], self._refused_by[place] = receipt.verdict.reason, graph.digest
+            self.refused[place] = receipt.verdict.reason
+            if not wanted.decided_by_numbers or wanted.match(graph, wanted.site) is not None:
+                self._refused_by[place] = graph.digest
             if told:
                 return
         else:

@@ -88,6 +88,10 @@ class PruneGlobally(Pass):
         return replace(self, by=known(self.by, view.graph, self._axes(view.graph), view.recorded))
 
     @property
+    def decided_by_numbers(self) -> bool:
+        return True
+
+    @property
     def used(self) -> str:
         return "records" if isinstance(self.by, Known) else ""
 

@@ -107,6 +107,10 @@ class PruneUnits(Pass):
         return replace(self, by=known(self.by, view.graph, leaves, view.recorded))
 
     @property
+    def decided_by_numbers(self) -> bool:
+        return self.by is not None
+
+    @property
     def used(self) -> str:
         return "records" if isinstance(self.by, Known) else ""
 

@@ -24,7 +24,18 @@ from irgrow.growth import (
 )
 from irgrow.growth.controller import Controller
 from irgrow.network import build
-from irgrow.passes import EffectiveDimension, GrowUnits, InsertLayer, NorthSelect, Schedule
+from irgrow.passes import (
+    Dormancy,
+    EffectiveDimension,
+    Fisher,
+    GrowUnits,
+    InsertLayer,
+    Magnitude,
+    NorthSelect,
+    PruneGlobally,
+    PruneUnits,
+    Schedule,
+)
 from irgrow.passes import Plateau as PlateauTrigger
 from irgrow.testing.laws import same_snapshot, snapshot
 from irgrow.verdict import Changes, Exact, Refused
@@ -229,6 +240,38 @@ def test_a_refused_site_is_not_asked_again_while_nothing_changes():
     run.run(3)
     assert [s[0] for s in spy.seen] == ["head", "head"]
     assert [r.applied for r in run.receipts] == [False], "told once"
+
+
+@pytest.mark.parametrize(("by", "threshold"), [(Dormancy(), 1e-3), (Magnitude(side="fan_out"), 0.1)], ids=str)
+def test_units_that_become_weak_later_are_pruned_then(by, threshold):
+    prune = PruneUnits(by=by, threshold=threshold)
+    run = Training(only(rule(apply=prune, where=Where(("a",)), require="any"))).run(3)
+    assert [r.applied for r in run.receipts] == [False], "told once"
+    with torch.no_grad():
+        run.net.params["a.bias"][2] = -100.0
+        run.net.params["b.weight"][:, 2] = 0.0
+    (receipt,) = run.step()
+    assert receipt.applied
+    assert receipt.morphism.edits["a"].tolist() == [0, 1, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("apply", [PruneUnits(by=Fisher(), count=1), PruneGlobally(by=Fisher(), count=1)], ids=str)
+def test_a_pass_that_overflowed_is_no_reason_never_to_prune_again(apply):
+    options = {} if apply.whole else {"where": Where(("a",))}
+    run = Training(only(rule(apply=apply, require="any", **options)))
+    (run.net(run.batch(0)).sum() * float("inf")).backward()
+    (receipt,) = run.controller.step(run.batch(0))
+    assert "pass a `loss`" in receipt.verdict.reason
+    (receipt,) = run.step()
+    assert receipt.applied
+    assert run.net.journal[-1].used == "records"
+
+
+def test_what_no_number_can_change_is_not_tried_again(monkeypatch):
+    run = Training(only(rule(apply=PruneUnits(by=Dormancy(), count=1), where=Where(("head",)), require="any"))).run(1)
+    assert [r.applied for r in run.receipts] == [False]
+    monkeypatch.setattr(run.controller, "_rewrite", None)
+    assert run.run(3).receipts == run.receipts[:1]
 
 
 def test_each_rule_is_refused_for_itself():
