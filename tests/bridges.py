@@ -8,8 +8,10 @@ from irgrow.backends import interpret, random_params
 from irgrow.backends.torch_fx import lower
 from irgrow.fills import ZERO, Given
 from irgrow.grammar import parse
-from irgrow.passes.analyses.bridge import auxiliary, bridge, needed, new_columns
+from irgrow.passes.analyses.auxiliary import auxiliary
+from irgrow.passes.analyses.bridge import bridge, needed
 from irgrow.passes.analyses.companions import companions
+from irgrow.passes.analyses.fan_outs import new_columns
 from irgrow.passes.primitives import by_role, resize
 from irgrow.probing import probe
 from irgrow.testing.numbers import as_tensors, carried, difference, random_inputs

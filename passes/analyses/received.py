@@ -4,7 +4,7 @@ For k units this takes the time of two convolutions with k channels instead of a
 carried back through the reader by the k fan-outs, which gives the gradient by what the units would give; the fan-in
 receives its product with what the maker reads. A maximum of entries that stand t apart from one another is the maximum
 over the value itself, t further on: pooled with a stride of one, the value is read by a convolution that has the
-stride of the pooling. The result is exactly V^T A of `irgrow.passes.analyses.bridge` (`borders = exact`).
+stride of the pooling. The result is exactly V^T A of `irgrow.passes.analyses.auxiliary` (`borders = exact`).
 
 It works where one layer reads the units, behind activations, norms, at most one pooling without padding (of a maker
 with a stride of one) and a flatten; not in groups, and not behind depthwise convolutions, attention and products. `way`

@@ -32,8 +32,10 @@ from irgrow.edits import Impossible
 from irgrow.fills import Fill, Given, XavierUniform
 from irgrow.graph import Graph
 from irgrow.ops import flag, word
-from irgrow.passes.analyses.bridge import auxiliary, bridge, fan_out_norm, needed, new_columns
+from irgrow.passes.analyses.auxiliary import auxiliary
+from irgrow.passes.analyses.bridge import bridge, needed
 from irgrow.passes.analyses.companions import companions
+from irgrow.passes.analyses.fan_outs import fan_out_norm, new_columns
 from irgrow.passes.analyses.routes import flat_at_zero
 from irgrow.passes.initializers.base import Initializer, Newborns
 

@@ -28,9 +28,12 @@ from irgrow.edits import Impossible
 from irgrow.fills import ZERO, Fill, Given, XavierUniform
 from irgrow.graph import Graph
 from irgrow.ops import Conv, integer, real, word
-from irgrow.passes.analyses.bridge import auxiliary, bridge, contributions, fan_out_norm, needed, new_columns
+from irgrow.passes.analyses.auxiliary import auxiliary
+from irgrow.passes.analyses.bridge import bridge, needed
 from irgrow.passes.analyses.companions import companions
+from irgrow.passes.analyses.contributions import contributions
 from irgrow.passes.analyses.entries import effective
+from irgrow.passes.analyses.fan_outs import fan_out_norm, new_columns
 from irgrow.passes.analyses.novelty import matched
 from irgrow.passes.initializers.base import Initializer, Newborns
 

@@ -22,7 +22,8 @@ from irgrow.axes import NEW, positions
 from irgrow.edits import Impossible
 from irgrow.fills import generator
 from irgrow.graph import Graph
-from irgrow.passes.analyses.bridge import Bridge, auxiliary, bridge
+from irgrow.passes.analyses.auxiliary import auxiliary
+from irgrow.passes.analyses.bridge import Bridge, bridge
 from irgrow.passes.analyses.lanes import lender, lent
 from irgrow.passes.analyses.received import received, way
 from irgrow.passes.records.base import Record, Wanted, Watch
@@ -37,7 +38,7 @@ class Bridging(Watch):
 
     Args:
         axis: A leaf axis.
-        borders: Which auxiliary gradient it is; see `irgrow.passes.analyses.bridge`.
+        borders: Which auxiliary gradient it is; see `irgrow.passes.analyses.auxiliary`.
 
     >>> Bridging(axis="h").key
     'h [bridge exact]'

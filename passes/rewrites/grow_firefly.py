@@ -34,9 +34,11 @@ from irgrow.fills import ZERO, Fill, Given, XavierUniform
 from irgrow.graph import Graph
 from irgrow.morphism import Morphism
 from irgrow.ops import Conv, Role, integer, real, site, word
-from irgrow.passes.analyses.bridge import bridge, contributions, fan_out_norm, needed, new_columns
+from irgrow.passes.analyses.bridge import bridge, needed
 from irgrow.passes.analyses.companions import companions
+from irgrow.passes.analyses.contributions import contributions
 from irgrow.passes.analyses.entries import belonging, effective, unit_sums
+from irgrow.passes.analyses.fan_outs import fan_out_norm, new_columns
 from irgrow.passes.analyses.novelty import matched
 from irgrow.passes.base import Context, Pass
 from irgrow.passes.primitives import by_role, resize

@@ -1,7 +1,7 @@
 """Growth by the auxiliary gradient: a layer gets the units that would learn faster than those it has.
 
 T = #{i : sigma_i(A_l) >= c sum_m (||dL/dw_m_in|| + ||dL/dw_m_out||)}, A_l = dL/dZ_{l+1} H_{l-1}^T the gradient that
-the fan-in of new units would receive for every fan-out (`irgrow.passes.analyses.bridge`), the sum over the units of
+the fan-in of new units would receive for every fan-out (`irgrow.passes.analyses.auxiliary`), the sum over the units of
 the layer, all of the same training step and its mean loss; never more than the outputs of the layers that read the
 units (Maile 2023, eq. 32). The text has c = 1 and >, the authors' code c = 1/2 and >=: `factor` and `strict`. The norms
 are 2-norms of fan-in and fan-out weights, biases left out. On a residual stream A_l is that of the first layer that
@@ -32,7 +32,8 @@ from irgrow.edits import Impossible
 from irgrow.errors import OptionError
 from irgrow.graph import Graph
 from irgrow.ops import flag, integer, real, word
-from irgrow.passes.analyses.bridge import BORDERS, bridge
+from irgrow.passes.analyses.auxiliary import BORDERS
+from irgrow.passes.analyses.bridge import bridge
 from irgrow.passes.records.bridge import Bridged, Bridging
 from irgrow.passes.triggers.base import Memory, Trigger, View
 

@@ -11,7 +11,9 @@ from irgrow.backends.torch_fx import lower
 from irgrow.edits import Impossible
 from irgrow.fills import ZERO, Given
 from irgrow.grammar import parse
-from irgrow.passes.analyses.bridge import auxiliary, bridge, needed, new_columns
+from irgrow.passes.analyses.auxiliary import auxiliary
+from irgrow.passes.analyses.bridge import bridge, needed
+from irgrow.passes.analyses.fan_outs import new_columns
 from irgrow.passes.primitives import by_role, resize
 from irgrow.probing import probe
 from irgrow.testing.numbers import as_tensors, carried, random_inputs
@@ -194,7 +196,7 @@ def test_low_precision_is_summed_in_a_higher_one(dtype):
 def test_samples_taken_in_parts_add_up(monkeypatch):
     graph, _, _, found = probed(conv_pair(), batch=5)
     whole = auxiliary(graph, "h", found.values, found.signals).matrix
-    monkeypatch.setattr("irgrow.passes.analyses.bridge._MOST_ENTRIES", 27 * 81 * 2)
+    monkeypatch.setattr("irgrow.passes.analyses.auxiliary._MOST_ENTRIES", 27 * 81 * 2)
     parts = auxiliary(graph, "h", found.values, found.signals).matrix
     np.testing.assert_allclose(parts, whole, rtol=0, atol=1e-14 * float(whole.abs().max()))
 

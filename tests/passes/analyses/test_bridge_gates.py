@@ -7,8 +7,10 @@ from bridges import check, grown, of_new, probed  # type: ignore[import-not-foun
 from irgrow.edits import Impossible
 from irgrow.fills import Given
 from irgrow.grammar import parse
-from irgrow.passes.analyses.bridge import auxiliary, bridge, contributions, needed
+from irgrow.passes.analyses.auxiliary import auxiliary
+from irgrow.passes.analyses.bridge import bridge, needed
 from irgrow.passes.analyses.companions import companions
+from irgrow.passes.analyses.contributions import contributions
 from irgrow.passes.analyses.received import way
 
 GATES = {

@@ -11,8 +11,11 @@ from irgrow.backends.torch_fx import lower
 from irgrow.edits import Impossible
 from irgrow.fills import ZERO, Given
 from irgrow.grammar import parse
-from irgrow.passes.analyses.bridge import auxiliary, bridge, contributions, needed, new_columns
+from irgrow.passes.analyses.auxiliary import auxiliary
+from irgrow.passes.analyses.bridge import bridge, needed
 from irgrow.passes.analyses.companions import companions
+from irgrow.passes.analyses.contributions import contributions
+from irgrow.passes.analyses.fan_outs import new_columns
 from irgrow.passes.analyses.received import way
 from irgrow.passes.primitives import by_role, resize
 from irgrow.testing.numbers import as_tensors, carried, random_inputs
@@ -271,7 +274,7 @@ def test_samples_taken_in_parts_add_up(monkeypatch):
     text, axis, _ = ATTENTION["groups of queries"]
     graph, _, _, found = probed(text, axis, batch=5)
     whole = auxiliary(graph, axis, found.values, found.signals).blocks
-    monkeypatch.setattr("irgrow.passes.analyses.bridge._MOST_ENTRIES", 1)
+    monkeypatch.setattr("irgrow.passes.analyses.auxiliary._MOST_ENTRIES", 1)
     parts = auxiliary(graph, axis, found.values, found.signals).blocks
     torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-14)
 

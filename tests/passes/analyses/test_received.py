@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from irgrow.grammar import parse
-from irgrow.passes.analyses.bridge import auxiliary
+from irgrow.passes.analyses.auxiliary import auxiliary
 from irgrow.passes.analyses.received import received, way
 
 KNOWN = {

@@ -10,7 +10,8 @@ from irgrow.edits import Impossible
 from irgrow.grammar import parse
 from irgrow.ops import ACTIVATIONS, Activate, LeakyReLU
 from irgrow.passes import GradMax, GrowUnits
-from irgrow.passes.analyses.bridge import auxiliary, bridge
+from irgrow.passes.analyses.auxiliary import auxiliary
+from irgrow.passes.analyses.bridge import bridge
 from irgrow.passes.analyses.resting import at_rest, slope
 from irgrow.testing.numbers import carried, planned, random_inputs
 

@@ -11,7 +11,9 @@ from irgrow.grammar import parse
 from irgrow.morphism import Select
 from irgrow.network import build
 from irgrow.passes import Context, GradMax, GrowUnits, plan
-from irgrow.passes.analyses.bridge import auxiliary, bridge, fan_out_norm, new_columns
+from irgrow.passes.analyses.auxiliary import auxiliary
+from irgrow.passes.analyses.bridge import bridge
+from irgrow.passes.analyses.fan_outs import fan_out_norm, new_columns
 from irgrow.probing import probe
 from irgrow.testing.checking import check_pass
 from irgrow.testing.laws import LAWS, Case

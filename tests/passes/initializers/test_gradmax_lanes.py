@@ -14,7 +14,9 @@ from irgrow.grammar import parse
 from irgrow.morphism import Select
 from irgrow.network import build
 from irgrow.passes import GradMax, GrowFirefly, GrowUnits, Nest
-from irgrow.passes.analyses.bridge import auxiliary, bridge, fan_out_norm, needed, new_columns
+from irgrow.passes.analyses.auxiliary import auxiliary
+from irgrow.passes.analyses.bridge import bridge, needed
+from irgrow.passes.analyses.fan_outs import fan_out_norm, new_columns
 from irgrow.probing import probe
 from irgrow.testing.laws import LAWS, Case
 from irgrow.testing.numbers import (

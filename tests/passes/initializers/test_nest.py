@@ -9,7 +9,8 @@ from irgrow.backends.torch_fx import lower
 from irgrow.grammar import parse
 from irgrow.network import build
 from irgrow.passes import Context, GrowUnits, Nest, plan
-from irgrow.passes.analyses.bridge import fan_out_norm, needed
+from irgrow.passes.analyses.bridge import needed
+from irgrow.passes.analyses.fan_outs import fan_out_norm
 from irgrow.probing import probe
 from irgrow.testing.checking import check_pass
 from irgrow.testing.laws import LAWS, Case

@@ -8,7 +8,8 @@ from irgrow.growth import GrowthProgram, Rule, Where
 from irgrow.growth.controller import Controller
 from irgrow.network import build
 from irgrow.passes import GradientRank, GradMax, GrowUnits
-from irgrow.passes.analyses.bridge import auxiliary, bridge, needed
+from irgrow.passes.analyses.auxiliary import auxiliary
+from irgrow.passes.analyses.bridge import bridge, needed
 from irgrow.passes.records.bridge import Bridging
 from irgrow.probing import probe
 
