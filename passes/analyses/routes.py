@@ -160,7 +160,7 @@ class Walk:
         match op:
             case _ if op.coupling is Coupling.SUM and len({k.origins for k in known}) == 1:
                 summed = [k.value for k in known if k.value is not None]
-                total = reduce(lambda x, y: x + y, summed) if summed else None
+                total = reduce(lambda x, y: x + y, [*summed, *self._added(node)]) if summed else None
                 return replace(at, slope=sum(k.slope for k in known), direct=all(k.direct for k in known), value=total)
             case MaxPool() | AvgPool():
                 features = self.graph.types[node.inputs[0]].features
@@ -207,9 +207,22 @@ class Walk:
     def _done(self, node: Node, at: Carried, value: Tensor) -> Tensor:
         """Do to new units what an activation does, or a norm with gain 1 and shift 0 over the batch."""
         done = carrying.done(node.op, value, len(at.origins))
-        if done is None:
-            raise Impossible(f"units of `{self.axis}` pass through `{node.name}`; candidates are not tried there")
+        if done is None or passed_on(self.graph, node, [0.0]) is None:
+            raise self._untried(node)
         return done
+
+    def _added(self, node: Node) -> list[float]:
+        """Return what candidates are added to in a sum if it is not zero: others on the axis, whose weights are."""
+        found: list[float] = []
+        for other in node.inputs if self.active else ():
+            rest = 0.0 if other in self._at else at_rest(self.graph, other, self.axis)
+            if rest is None:
+                raise self._untried(node)
+            found += [rest] if rest else []
+        return found
+
+    def _untried(self, node: Node) -> Impossible:
+        return Impossible(f"units of `{self.axis}` pass through `{node.name}`; candidates are not tried there")
 
     def _along_units(self, node: Node) -> bool:
         along = node.op.dim if isinstance(node.op, Concat) else None
@@ -253,7 +266,7 @@ class Walk:
                 "new things, so there is no gradient of first order"
             )
         if self.active:
-            raise Impossible(f"units of `{self.axis}` pass through `{node.name}`; candidates are not tried there")
+            raise self._untried(node)
         if self._units_at(node.inputs[0]) and at_rest(graph, node.inputs[0], self.axis) != 0.0:
             raise Impossible(f"new queries of `{node.name}` are not known to be zero, so its weights are not known")
         if self._units_at(node.inputs[1]) and key_weight(graph, node.name, self.axis) is None:
@@ -304,7 +317,7 @@ class Walk:
                     "well, so there is no gradient of first order"
                 )
             if self.active:
-                raise Impossible(f"units of `{self.axis}` pass through `{node.name}`; candidates are not tried there")
+                raise self._untried(node)
             if at.rest != 0.0:
                 raise Impossible(
                     f"units of `{self.axis}` are not zero in `{node.name}` at first, so they borrow no factor"

@@ -7,11 +7,14 @@ from bridges import grown, of_new, probed  # type: ignore[import-not-found]
 
 from irgrow.backends import interpret, random_params
 from irgrow.edits import Impossible
+from irgrow.fills import Given
 from irgrow.grammar import parse
 from irgrow.ops import ACTIVATIONS, Activate, LeakyReLU
 from irgrow.passes import GradMax, GrowUnits
 from irgrow.passes.analyses.auxiliary import auxiliary
 from irgrow.passes.analyses.bridge import bridge
+from irgrow.passes.analyses.companions import companions
+from irgrow.passes.analyses.contributions import contributions
 from irgrow.passes.analyses.resting import at_rest, slope
 from irgrow.testing.numbers import carried, planned, random_inputs
 
@@ -97,3 +100,28 @@ def test_where_the_slope_is_not_known_gradmax_says_so():
     params, inputs = random_params(graph, 0), random_inputs(graph, 0)
     verdict = planned(GrowUnits("h", 1, GradMax()), graph, params, inputs, 0).verdict
     assert verdict.reason == reason
+
+
+@pytest.mark.parametrize("name", ["a sum", "zero beside"])
+def test_candidates_are_added_to_what_others_are(name):
+    axis = next(a for a in parse(PROGRAMS[name]).leaves if a not in ("x", "y"))
+    graph, params, inputs, found = probed(PROGRAMS[name], axis)
+    rng, maker = np.random.default_rng(3), bridge(graph, axis).maker
+    fan_in = rng.normal(size=(2, *graph.param_shape(f"{maker}.weight")[1:]))
+    fan_outs = {w: rng.normal(size=(2, *shape)) for w, shape in bridge(graph, axis).shapes().items()}
+    added = contributions(graph, axis, found.values["x"], fan_in, fan_outs)
+    given = companions(graph, axis, 2, params) | {f"{maker}.weight": Given(fan_in)}
+    morphism = grown(graph, axis, params, fan_outs, given)
+    after = interpret(morphism.after, carried(morphism, params), inputs).values["y"]
+    np.testing.assert_allclose(
+        added["y"], after - interpret(graph, params, inputs).values["y"], rtol=0, atol=1e-12 * np.abs(after).max()
+    )
+
+
+@pytest.mark.parametrize("between", ['positions("sinusoidal")', "add(dense(t, 6) |> softmax)"])
+def test_candidates_are_not_tried_where_that_is_not_known(between):
+    text = f"net n(x: [5, 4]) {{ t = transpose(x) return t |> h: dense(6) |> {between} |> y: dense(3) }}"
+    graph, _, _, found = probed(text, next(a for a in parse(text).leaves if a not in ("x", "y")))
+    axis = next(a for a in graph.leaves if a not in ("x", "y"))
+    with pytest.raises(Impossible, match="candidates are not tried there"):
+        contributions(graph, axis, found.values["t"], np.ones((1, 5)), {"y.weight": np.ones((1, 3))})
