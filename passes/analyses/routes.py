@@ -159,7 +159,7 @@ class Walk:
             raise Impossible(f"units of `{self.axis}` are spread over positions in `{node.name}`; there is no bridge")
         match op:
             case _ if op.coupling is Coupling.SUM and len({k.origins for k in known}) == 1:
-                summed = [k.value for k in known if k.value is not None]
+                summed: list[Any] = [k.value for k in known if k.value is not None]
                 total = reduce(lambda x, y: x + y, [*summed, *self._added(node)]) if summed else None
                 return replace(at, slope=sum(k.slope for k in known), direct=all(k.direct for k in known), value=total)
             case MaxPool() | AvgPool():
