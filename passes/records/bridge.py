@@ -11,7 +11,7 @@ then it holds on to as much as the forward pass did.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import isfinite, prod, sqrt
 from typing import TYPE_CHECKING, Any
@@ -24,9 +24,9 @@ from irgrow.fills import generator
 from irgrow.graph import Graph
 from irgrow.passes.analyses.auxiliary import auxiliary
 from irgrow.passes.analyses.bridge import Bridge, bridge
-from irgrow.passes.analyses.lanes import lender, lent
 from irgrow.passes.analyses.received import received, way
 from irgrow.passes.records.base import Record, Wanted, Watch
+from irgrow.passes.records.crossings import Crossing, Ends
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -60,31 +60,6 @@ class Bridging(Watch):
         return Bridged(graph, self.axis, self.borders)
 
 
-@dataclass
-class _Pass:
-    """One forward pass and what its backward passes said.
-
-    Args:
-        read: What the maker read, batch first.
-        beside: Queries and keys of the attentions on the way, by node, frequencies of rotary positions by name, and of
-            borrowed factors the unit that lends it.
-        signals: Gradient of the loss by the outputs of the readers, by node.
-    """
-
-    read: Tensor
-    beside: dict[str, Tensor] = field(default_factory=dict)
-    signals: dict[str, Tensor] = field(default_factory=dict)
-
-    def hear(self, node: str) -> Callable[[Tensor], None]:
-        """Return a hook that takes the gradient by the output of a node."""
-
-        def hook(gradient: Tensor) -> None:
-            known = self.signals.get(node)
-            self.signals[node] = gradient.detach() if known is None else known + gradient.detach()
-
-        return hook
-
-
 class Bridged(Record):
     """What was recorded across an axis since the last step.
 
@@ -100,10 +75,9 @@ class Bridged(Record):
     def __init__(self, graph: Graph, axis: str, borders: str = "exact") -> None:
         self.graph, self.axis, self.borders, self.found = graph, axis, borders, bridge(graph, axis)
         self._latest = graph
-        self.passes: list[_Pass] = []
+        self.passes: list[Crossing] = []
         self.received: dict[str, Tensor] = {}
         self.frozen: tuple[str, ...] = ()
-        self._lent: dict[str, Tensor] = {}
         self._whole: dict[str, Tensor] = {}
         self._total: Tensor | None = None
         """One block for every lane of the maker, shape (lanes, fan-out entries, fan-in entries), summed."""
@@ -111,46 +85,7 @@ class Bridged(Record):
     # hooks ----------------------------------------------------------------------------------------------------------
 
     def attach(self, leaves: Mapping[str, nn.Module], wanted: Wanted) -> list[Any]:
-        import torch
-
-        def begin(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            if torch.is_grad_enabled() and wanted(module):
-                self.passes.append(_Pass(inputs[0].detach()))
-
-        def end(node: str) -> Callable[..., None]:
-            def follow(module: nn.Module, inputs: Any, output: Tensor) -> None:
-                if torch.is_grad_enabled() and output.requires_grad and self.passes and wanted(module):
-                    self.passes[-1].beside |= self._lent
-                    output.register_hook(self.passes[-1].hear(node))
-
-            return follow
-
-        def attend(node: str) -> Callable[..., None]:
-            names = dict(zip(self.graph[node].inputs[:2], (0, 1), strict=True))
-
-            def follow(module: nn.Module, inputs: Any, output: Tensor) -> None:
-                if torch.is_grad_enabled() and self.passes and wanted(module):
-                    beside = self.passes[-1].beside
-                    beside |= {name: inputs[i].detach() for name, i in names.items()}
-                    beside |= {f"{node}.{name}": value.detach() for name, value in module.named_buffers(recurse=False)}
-
-            return follow
-
-        def lend(node: str, layer: str) -> Callable[..., None]:
-            owned = {name: name.rpartition(".")[2] for name in self.graph.own_params[layer]}
-
-            def follow(module: nn.Module, inputs: Any, output: Tensor) -> None:
-                if torch.is_grad_enabled() and wanted(module):
-                    params = {name: getattr(leaves[layer], local) for name, local in owned.items()}
-                    self._lent[node] = lent(self.graph, node, output.detach(), lender(self.graph, layer, params))
-
-            return follow
-
-        off: Callable[[Any], Any] = torch.compiler.disable
-        hooks: list[Any] = [leaves[self.found.maker].register_forward_hook(off(begin))]
-        hooks += [leaves[n].register_forward_hook(off(lend(n, layer))) for n, layer in self.found.borrowed]
-        hooks += [leaves[node].register_forward_hook(off(attend(node))) for node in self.found.attended]
-        hooks += [leaves[r.node].register_forward_hook(off(end(r.node))) for r in self.found.routes]
+        hooks = Ends(self.graph, self.found, leaves, wanted, self.passes).hooks()
         weights = {name: leaves[self.graph.params[name].owner].weight for name in self._weights()}
         self.frozen = tuple(name for name, w in weights.items() if not w.requires_grad)
         for name, weight in weights.items():
@@ -210,12 +145,11 @@ class Bridged(Record):
         self.graph = self._latest
         self.passes.clear()
         self.received.clear()
-        self._lent.clear()
         self._whole.clear()
         self._total = None
 
     @property
-    def heard(self) -> list[_Pass]:
+    def heard(self) -> list[Crossing]:
         """The passes of which every reader has said something."""
         return [p for p in self.passes if len(p.signals) == len(self.found.routes)]
 
@@ -262,7 +196,7 @@ class Bridged(Record):
             raise Impossible(f"the auxiliary gradient of `{self.axis}` is not known or not finite")
         return self._total
 
-    def _auxiliary(self, heard: _Pass, signals: Mapping[str, Tensor], across: Bridge) -> Tensor:
+    def _auxiliary(self, heard: Crossing, signals: Mapping[str, Tensor], across: Bridge) -> Tensor:
         values = {self.graph[self.found.maker].inputs[0]: heard.read} | heard.beside
         options = self.borders, False, across, False, heard.beside
         return auxiliary(self.graph, self.axis, values, signals, *options).blocks
@@ -328,7 +262,7 @@ class Bridged(Record):
             raise Impossible(f"what was recorded across `{self.axis}` is not finite")
         return norm
 
-    def _combined(self, heard: _Pass, count: int) -> Tensor:
+    def _combined(self, heard: Crossing, count: int) -> Tensor:
         """Return the auxiliary gradient of a pass with a few combinations of the outputs of every reader."""
         signals, routes = {}, []
         for route in self.found.routes:
