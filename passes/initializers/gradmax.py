@@ -10,7 +10,7 @@ units run in several lanes, such as one for every head, fan-outs are orthonormal
 Between the two layers units get what the bridge is for: unit filters in depthwise convolutions, in attention queries
 of zero and random keys, in a gated layer (SwiGLU) a copy of an old unit's gate (`irgrow.passes.analyses.bridge`).
 
-The slope at zero must not be zero; ReLU's is, `right_relu` has the same values and slope 1. There are no more useful
+The layer must not be frozen, and the slope at zero not be zero; ReLU's is, `right_relu` has the same values and slope 1. There are no more useful
 directions than the rank of A, which is at most the number of fan-out entries and of samples times positions: asked for
 more it refuses. It needs a batch and a loss. Exact in both modes where f(0) = 0.
 
@@ -91,6 +91,9 @@ class GradMax(Initializer):
         if context.params is None:
             raise Impossible("gradmax needs the parameters of the network")
         maker = bridge(graph, axis).maker
+        weight = graph.param_name(maker, "weight")
+        if not getattr(context.params[weight], "requires_grad", True):
+            raise Impossible(f"`{weight}` is frozen, so units with zero fan-in would never receive a gradient")
         biased = self.bias and any(spec.name == "bias" for spec in graph.specs[maker])
         a = auxiliary(
             graph, axis, context.statistics, context.signals, self.borders, True, None, biased, context.params

@@ -250,3 +250,15 @@ def test_nest_and_firefly_know_one_lane(pass_):
     graph = parse(PROGRAMS["head_dim"][0])
     result = planned(pass_, graph, random_params(graph, 0), random_inputs(graph, 0, 5), 0)
     assert "lanes" in result.verdict.reason
+
+
+@pytest.mark.parametrize("frozen", ["h.weight", "y.weight"])
+def test_a_frozen_fan_in_is_refused_and_a_frozen_fan_out_is_not(frozen):
+    net = build(MOBILE, seed=3, dtype=torch.float64)
+    net.params[frozen].requires_grad_(False)
+    batch = torch.randn(4, 3, 6, 5, dtype=torch.float64)
+    verdict = net.rewrite(GrowUnits("h", 1, GradMax()), batch=batch, loss=lambda y: (y**2).mean()).verdict
+    if frozen == "y.weight":
+        assert verdict == Exact()
+    else:
+        assert verdict.reason == "`h.weight` is frozen, so units with zero fan-in would never receive a gradient"
