@@ -68,7 +68,6 @@ class Slopes(Record):
     def __init__(self, graph: Graph, axis: str, role: Role) -> None:
         self.axis, self.role, self.width = axis, role, graph.widths[axis]
         self.places = belonging(graph, axis, frozenset({role}))
-        self.shapes = {name: graph.param_shape(name) for name in self.places}
         self.homes = {name: (graph.params[name].owner, graph.params[name].spec.name) for name in self.places}
         self.trained: set[str] = set()
         self.changes: dict[str, Tensor] = {}
@@ -107,8 +106,9 @@ class Slopes(Record):
 
     def fits(self, graph: Graph) -> bool:
         found = belonging(graph, self.axis, frozenset({self.role}))
-        same = self.shapes == {name: graph.param_shape(name) for name in found}
-        return same and all(_listed(places) == _listed(self.places[name]) for name, places in found.items())
+        return {name: _listed(places) for name, places in found.items()} == {
+            name: _listed(places) for name, places in self.places.items()
+        }
 
     def settle(self) -> None:
         self.clear()

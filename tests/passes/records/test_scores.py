@@ -363,6 +363,23 @@ def test_the_same_units_go_and_no_batch_is_run(saliency, monkeypatch):
     assert other.journal[-1].used != "records"
 
 
+@pytest.mark.parametrize("saliency", SALIENCIES, ids=str)
+def test_layers_that_are_pruned_one_behind_the_other_are_ranked_by_the_same_pass(saliency):
+    text = "net n(x: [3]) { return x |> a: dense(5) |> relu |> b: dense(4) |> relu |> dense(2) }"
+    net = build(text, seed=1, dtype=torch.float64)
+    rule = Rule("r", PruneUnits(by=saliency, count=1), Schedule(1), Steps((1,)), require="any")
+    controller = Controller(net, GrowthProgram((rule,)))
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    net(x).square().mean().backward()
+    before = copy.deepcopy(net)
+    receipts = controller.step()
+    assert [r.sites for r in receipts] == [("a",), ("b",)]
+    for (site,), receipt in zip([("a",), ("b",)], receipts, strict=True):
+        twin, prune = copy.deepcopy(before), PruneUnits(site, by=saliency, count=1)
+        wanted = twin.rewrite(prune, statistics=x, loss=lambda y: y.square().mean()).morphism.edits
+        assert receipt.morphism.edits[site].tolist() == wanted[site].tolist()
+
+
 def test_such_a_rewrite_is_not_replayed(tmp_path):
     run = Pass(DENSE, "h", Fisher()).trained()
     before = run.net.graph
