@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import floor
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,8 @@ class PruneGlobally(Pass):
     >>> str(PruneGlobally(fraction=0.5))
     'prune_globally(fraction = 0.5)'
     """
+
+    whole: ClassVar[bool] = True
 
     where: str = word("hidden", "editable", default="hidden")
     by: Saliency = plan("saliency", Magnitude())

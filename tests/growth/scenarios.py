@@ -106,7 +106,7 @@ PROGRAMS = {
         rule("variance", PruneUnits(by=Variance()), (8,), "b", 1, "any"),
         rule("taylor", PruneUnits(by=Taylor()), (12,), "a", 1, "any"),
         rule("alike", PruneUnits(by=Redundancy("norm")), (24,), "a", 1, "any"),
-        rule("everywhere", PruneGlobally(by=Taylor("samples")), (30,), "a", 2, "any"),
+        Rule("everywhere", PruneGlobally(by=Taylor("samples")), Schedule(2), Steps((30,)), require="any"),
     ),
     "plateau": (Rule("stuck", GrowUnits(init=Random()), Schedule(1), Plateau(1, 0.9, 5), where=Where(("a",))),),
 }

@@ -409,7 +409,7 @@ def test_global_pruning_takes_all_axes_from_records_or_none():
     text = "net n(x: [3]) { return x |> a: dense(5) |> relu |> b: dense(4) |> relu |> dense(2) }"
     net = build(text, seed=1, dtype=torch.float64)
     prune = PruneGlobally(by=Fisher(), count=3)
-    rule = Rule("r", prune, Schedule(3), Steps((1,)), Where(("a",)), require="any")
+    rule = Rule("r", prune, Schedule(3), Steps((1,)), require="any")
     controller = Controller(net, GrowthProgram((rule,)))
     x = torch.randn(20, 3, dtype=torch.float64)
     net(x).square().mean().backward()

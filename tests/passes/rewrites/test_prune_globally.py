@@ -8,10 +8,13 @@ import torch
 from hypothesis import strategies as st
 
 from irgrow.backends import random_params
+from irgrow.errors import OptionError
 from irgrow.fills import ZERO
 from irgrow.grammar import parse, parse_pass
+from irgrow.growth import GrowthProgram, Rule, Where
+from irgrow.growth.controller import Controller
 from irgrow.network import build
-from irgrow.passes import Context, Magnitude, NormGain, PruneGlobally, Saliency, Taylor, plan
+from irgrow.passes import Context, Magnitude, NormGain, PruneGlobally, Saliency, Schedule, Taylor, plan
 from irgrow.passes.primitives import by_role, resize
 from irgrow.testing import check_pass
 from irgrow.testing.laws import Broken, Case, prune_is_mask, trained
@@ -180,6 +183,22 @@ def drawn(draw, graph):
     where = draw(st.sampled_from(["hidden", "editable"]))
     least, normalise = draw(st.sampled_from([None, 1, 2])), draw(st.sampled_from(["none", "mean", "max", "norm"]))
     return PruneGlobally(where, draw(saliencies()), least=least, normalise=normalise, **amount)
+
+
+@pytest.mark.parametrize(("amount", "gone"), [({}, 2), ({"fraction": 0.3}, 3)], ids=["units", "fraction"])
+def test_a_rule_prunes_all_axes_once_and_not_at_every_one(amount, gone):
+    net = build(NET, seed=1)
+    rule = Rule("r", PruneGlobally(by=Magnitude(), **amount), Schedule(2), require="any")
+    (receipt,) = Controller(net, GrowthProgram((rule,))).step()
+    assert receipt.applied
+    assert net.graph.widths["a"] + net.graph.widths["b"] == 10 - gone
+
+
+def test_a_rule_does_not_say_where_as_well():
+    with pytest.raises(OptionError, match="`prune_globally` says itself where it works; leave `where` out"):
+        Rule("r", PruneGlobally(count=1), Schedule(1), where=Where(("a",)))
+    with pytest.raises(OptionError, match="cannot be taken site by site"):
+        Rule("r", PruneGlobally(count=1), Schedule(1), order="sites")
 
 
 def test_the_laws_hold():
