@@ -10,7 +10,7 @@ units run in several lanes, such as one for every head, fan-outs are orthonormal
 Between the two layers units get what the bridge is for: unit filters in depthwise convolutions, in attention queries
 of zero and random keys, in a gated layer (SwiGLU) a copy of an old unit's gate (`irgrow.passes.analyses.bridge`).
 
-The layer must not be frozen, and the slope at zero not be zero; ReLU's is, `right_relu` has the same values and slope 1.
+The layer must not be frozen, and the slope at zero not be zero; ReLU's is, `right_relu` has its values and slope 1.
 There are no more useful directions than the rank of A, which is at most the number of fan-out entries and of samples
 times positions: asked for more it refuses. It needs a batch and a loss. Exact in both modes where f(0) = 0.
 
