@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from irgrow.edits import Impossible
 from irgrow.graph import Graph
@@ -15,6 +19,28 @@ from irgrow.passes.analyses.routes import Walk
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Units that could be added.
+
+    Args:
+        splits: The old units that would be split, distinct.
+        fan_in: Of the new ones, shape (units, fan_in, *taps).
+        fan_outs: Of the new ones by weight that reads them, shape (units, *fan-out entries).
+    """
+
+    splits: NDArray[np.int64]
+    fan_in: Array
+    fan_outs: dict[str, Array]
+
+    def chosen(self, best: NDArray[np.int64]) -> Candidates:
+        """Return some of them, by their positions, splits first."""
+        splits, new = best[best < len(self.splits)], best[best >= len(self.splits)] - len(self.splits)
+        return Candidates(self.splits[splits], self.fan_in[new], {w: v[new] for w, v in self.fan_outs.items()})
 
 
 def contributions(graph: Graph, axis: str, value: Any, fan_in: Any, fan_outs: Mapping[str, Any]) -> dict[str, Tensor]:

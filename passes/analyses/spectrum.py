@@ -259,8 +259,6 @@ def rank_of(matrix: Float[Tensor, "rows columns"], epsilon: float) -> int:
     return positive_eigenvalues(shifted)
 
 
-
-
 def effective_rank(gram: Gram, epsilon: float, scale: str = "columns") -> int:
     """Return the number of singular values of X / sqrt(N) above epsilon (Maile 2023, 6.2.1).
 

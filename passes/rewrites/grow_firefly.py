@@ -4,10 +4,12 @@ Half of the candidates split a unit j each, drawn without repetition: w_j become
 what is read of it in halves. The others are new, with random fan-in at the mean norm of the units there are, and their
 fan-out is `epsilon` times a normal times the mean norm of the fan-outs. All of them stand in the network at once, one
 backward pass gives the gradients of their fan-in, and the `count` with the largest norms stay; the rest is undone.
+
 None of that is carried out. Up to a relative error of the order of `epsilon` the gradients are those of the network as
 it is: half of that of unit j for a split, and for a new unit what the signals at the layers that read it hand back. So
-one probe of the batch with a loss is enough, and only the units that stay are put in. On a residual stream the fan-in
-is that of the first layer; new units have no other.
+one probe of the batch with a loss is enough, and only the units that stay are put in.
+
+On a residual stream the fan-in is that of the first layer; new units have no other.
 
 The fan-in gradient of a new unit is proportional to `epsilon`, that of a split is not, so that with the thesis's 1e-4
 nearly all that stay are splits. With `by = both` the gradient of the fan-out counts as well, which is not small for
@@ -36,7 +38,7 @@ from irgrow.morphism import Morphism
 from irgrow.ops import Conv, Role, integer, real, site, word
 from irgrow.passes.analyses.bridge import bridge, needed
 from irgrow.passes.analyses.companions import companions
-from irgrow.passes.analyses.contributions import contributions
+from irgrow.passes.analyses.contributions import Candidates, contributions
 from irgrow.passes.analyses.entries import belonging, effective, unit_sums
 from irgrow.passes.analyses.fan_outs import fan_out_norm, new_columns
 from irgrow.passes.analyses.novelty import matched
@@ -45,26 +47,6 @@ from irgrow.passes.primitives import by_role, resize
 from irgrow.passes.sharing import shared
 
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """Units that could be added.
-
-    Args:
-        splits: The old units that would be split, distinct.
-        fan_in: Of the new ones, shape (units, fan_in, *taps).
-        fan_outs: Of the new ones by weight that reads them, shape (units, *fan-out entries).
-    """
-
-    splits: NDArray[np.int64]
-    fan_in: Array
-    fan_outs: dict[str, Array]
-
-    def chosen(self, best: NDArray[np.int64]) -> Candidates:
-        """Return some of them, by their positions, splits first."""
-        splits, new = best[best < len(self.splits)], best[best >= len(self.splits)] - len(self.splits)
-        return Candidates(self.splits[splits], self.fan_in[new], {w: v[new] for w, v in self.fan_outs.items()})
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from irgrow.morphism import Select, describe, transfer_from_json, transfer_to_js
 from irgrow.network import build
 from irgrow.passes import Context, GrowFirefly, plan
 from irgrow.passes.analyses.bridge import needed
-from irgrow.passes.rewrites.grow_firefly import Candidates
+from irgrow.passes.analyses.contributions import Candidates
 from irgrow.probing import probe
 from irgrow.testing import check_pass
 from irgrow.testing.laws import LAWS, Case
