@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from irgrow.attributes import call_text, textual_name
+from irgrow.attributes import call_text, problem_of, textual_name
 from irgrow.edits import Impossible
 from irgrow.errors import ProgramError
 from irgrow.fills import generator
@@ -90,6 +90,11 @@ class Pass:
     def during(self, step: int) -> Pass:
         """Return the pass as it is at a training step; what a rule applies."""
         return self
+
+    @property
+    def contradiction(self) -> str | None:
+        """What is wrong with its options, alone or together, whatever the network; `None` if nothing is."""
+        return problem_of(self)
 
     def match(self, graph: Graph, site: str) -> str | None:
         """Return the reason why it does not apply, or `None`."""

@@ -150,6 +150,8 @@ class Rule:
             raise OptionError(f"`require` takes exact or any, found {self.require}")
         if self.order not in ("rules", "sites"):
             raise OptionError(f"`order` takes rules or sites, found {self.order}")
+        if (problem := self.apply.at("", 1).contradiction) is not None:
+            raise OptionError(f"`{self.apply}`: {problem}")
         if self.apply.whole and self.where != Where():
             name = textual_name(type(self.apply))
             raise OptionError(f"`{name}` says itself where it works; leave `where` out of the rule")

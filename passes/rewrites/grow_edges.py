@@ -29,7 +29,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from irgrow.attributes import problem_of
 from irgrow.edits import Impossible
 from irgrow.errors import OptionError
 from irgrow.fills import Fill, Given
@@ -101,7 +100,7 @@ class GrowEdges(Pass):
         return self if any(getattr(self, a) is not None for a in AMOUNTS) else replace(self, count=units)
 
     def match(self, graph: Graph, site: str) -> str | None:
-        if problem := problem_of(self):
+        if (problem := self.contradiction) is not None:
             return problem
         try:
             amount = given(self, *AMOUNTS)

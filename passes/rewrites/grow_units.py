@@ -74,11 +74,17 @@ class GrowUnits(Pass):
     def at(self, site: str, units: int) -> GrowUnits:
         return replace(self, axis=site, count=units)
 
-    def match(self, graph: Graph, site: str) -> str | None:
+    @property
+    def contradiction(self) -> str | None:
         if self.absorb and self.zero != "fan_in":
             return "`absorb` makes up for units with zero fan-in; it goes with `zero = fan_in`"
         if self.init.zero is not None and self.zero not in ("fan_out", self.init.zero):
             return f"`{self.init}` says itself which side of new units is zero; leave `zero = {self.zero}` out"
+        return super().contradiction
+
+    def match(self, graph: Graph, site: str) -> str | None:
+        if (problem := self.contradiction) is not None:
+            return problem
         try:
             growth(graph, graph.axis(site), self.count)
         except (Impossible, OptionError) as reason:

@@ -26,7 +26,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from irgrow.attributes import problem_of
 from irgrow.edits import Impossible
 from irgrow.errors import OptionError
 from irgrow.graph import Graph
@@ -96,7 +95,7 @@ class PruneEdges(Pass):
         return self if any(getattr(self, a) is not None for a in AMOUNTS) else replace(self, count=units)
 
     def match(self, graph: Graph, site: str) -> str | None:
-        if problem := problem_of(self):
+        if (problem := self.contradiction) is not None:
             return problem
         try:
             amount = given(self, *AMOUNTS)

@@ -23,7 +23,7 @@ from irgrow.edits import Impossible
 from irgrow.fills import ZERO
 from irgrow.graph import Graph
 from irgrow.morphism import Morphism
-from irgrow.ops import attributes, integer, plan, real, word
+from irgrow.ops import integer, plan, real, word
 from irgrow.passes.analyses.places import editable_axes, hidden_axes
 from irgrow.passes.analyses.ranking import at_most, bounds, without
 from irgrow.passes.base import Context, Pass
@@ -70,12 +70,16 @@ class PruneGlobally(Pass):
     def at(self, site: str, units: int) -> PruneGlobally:
         return replace(self, count=units) if self.fraction is None else self
 
+    @property
+    def contradiction(self) -> str | None:
+        if (problem := super().contradiction) is not None:
+            return problem
+        both = (self.count is None) == (self.fraction is None)
+        return "say how many units go: either `count` or `fraction`" if both else None
+
     def match(self, graph: Graph, site: str) -> str | None:
-        for a in attributes(type(self)):
-            if (problem := a.problem(getattr(self, a.name))) is not None:
-                return problem
-        if (self.count is None) == (self.fraction is None):
-            return "say how many units go: either `count` or `fraction`"
+        if (problem := self.contradiction) is not None:
+            return problem
         return None if self._axes(graph) else f"`{graph.name}` has no {site}"
 
     def needs(self, graph: Graph, site: str) -> tuple[str, ...]:

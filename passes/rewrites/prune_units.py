@@ -73,7 +73,7 @@ class PruneUnits(Pass):
         return replace(self, axis=site, count=units) if counted else replace(self, axis=site)
 
     def match(self, graph: Graph, site: str) -> str | None:
-        if (problem := self._contradiction()) is not None:
+        if (problem := self.contradiction) is not None:
             return problem
         try:
             axis = graph.axis(site)
@@ -155,8 +155,8 @@ class PruneUnits(Pass):
             return f"{self.fraction} of {width} units of `{site}` is less than one"
         return f"no unit of `{site}` scores below {self.threshold}"
 
-    def _contradiction(self) -> str | None:
-        """Return what is wrong with the options taken together, or `None`."""
+    @property
+    def contradiction(self) -> str | None:
         for a in attributes(type(self)):
             if a.name != "units" and (problem := a.problem(getattr(self, a.name))) is not None:
                 return problem

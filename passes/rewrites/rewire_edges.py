@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 from math import cos, pi
 from typing import ClassVar
 
-from irgrow.attributes import problem_of
 from irgrow.edits import Impossible
 from irgrow.errors import OptionError
 from irgrow.graph import Graph
@@ -84,7 +83,7 @@ class RewireEdges(Pass):
         return replace(self, fraction=self.fraction / 2 * (1 + cos(pi * step / self.until)), until=None)
 
     def match(self, graph: Graph, site: str) -> str | None:
-        if problem := problem_of(self):
+        if (problem := self.contradiction) is not None:
             return problem
         if self.until is not None:
             return f"the share falls to nothing at step {self.until}: only a growth program knows the step before that"

@@ -10,7 +10,19 @@ from irgrow.cost import cost
 from irgrow.errors import OptionError, ProgramError
 from irgrow.grammar import parse, parse_program
 from irgrow.growth import Epochs, EverySteps, GrowthProgram, Limit, Plateau, Rule, Steps, Where
-from irgrow.passes import EffectiveDimension, GrowUnits, InsertLayer, NorthSelect, PruneUnits, Random, Schedule
+from irgrow.passes import (
+    EffectiveDimension,
+    GradMax,
+    GrowUnits,
+    InsertLayer,
+    Magnitude,
+    NorthSelect,
+    PruneEdges,
+    PruneGlobally,
+    PruneUnits,
+    Random,
+    Schedule,
+)
 from irgrow.passes import Plateau as PlateauTrigger
 
 MLP = "net mlp(x: [6]) { return x |> fc1: dense(8) |> relu |> fc2: dense(7) |> relu |> fc3: dense(5) |> head: dense(3) }\n"
@@ -254,3 +266,23 @@ def test_rules_are_values():
     make = lambda: GrowthProgram((Rule("r", GrowUnits(init=NorthSelect()), Schedule(), limit=(Limit("width", 3),)),))  # noqa: E731
     assert make() == make()
     assert len({make(), make()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("apply", "problem"),
+    [
+        (PruneUnits(by=Magnitude(), count=1, fraction=0.5), "`count` and `fraction` both say how many units go"),
+        (PruneUnits(), "no units were named"),
+        (PruneGlobally(by=Magnitude(), count=1, fraction=0.5), "either `count` or `fraction`"),
+        (GrowUnits(absorb=True), "`absorb` makes up for units with zero fan-in"),
+        (GrowUnits(init=GradMax(), zero="neither"), "says itself which side of new units is zero"),
+        (PruneEdges(density=2.0), "`density`"),
+    ],
+)
+def test_a_rule_whose_pass_contradicts_itself_is_no_rule(apply, problem):
+    with pytest.raises(OptionError, match=problem):
+        Rule("r", apply, Schedule())
+
+
+def test_a_rule_may_leave_the_amount_to_its_trigger():
+    Rule("r", PruneUnits(by=Magnitude()), Schedule())
