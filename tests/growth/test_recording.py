@@ -192,7 +192,6 @@ def test_units_exchanged_by_hand_are_forgotten_too():
         InsertLayer("relu_2"),
         InsertLayer("nowhere"),
         InsertLayer(form="dirac"),
-        PruneUnits(),
         PruneUnits(units=(0,)),
         PruneUnits("b", (0, 1)),
         PruneUnits(units=(0, 99)),
