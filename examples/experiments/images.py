@@ -105,7 +105,7 @@ def _case(options: Options, setting: Setting, name: str) -> Case:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the experiment."""
     data = "folder with the binary files of CIFAR-10; scikit-learn's digits, enlarged, unless given"
-    options = arguments(__doc__ or "", "runs/experiments/images", tuple(STRATEGIES), 3, argv, data)
+    options = arguments(__doc__ or "", "runs/experiments/images", tuple(STRATEGIES), 5, argv, data)
     conduct("Small images", cases, options, reference="static_medium")
 
 

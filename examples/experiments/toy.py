@@ -97,7 +97,7 @@ def draw_independent(outcomes: list[Outcome], folder: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the experiment."""
-    options = arguments(__doc__ or "", "runs/experiments/toy", tuple(STRATEGIES), 3, argv, usual=USUAL)
+    options = arguments(__doc__ or "", "runs/experiments/toy", tuple(STRATEGIES), 5, argv, usual=USUAL)
     conduct("Toy features", cases, options, finish=draw_independent)
 
 

@@ -91,7 +91,7 @@ class AutoRGN(Rates):
     def measured(self, name: str, gradient: Tensor, value: Tensor, size: float) -> float:
         norm = max(float(value.detach().double().norm()), self.guard * size * value.numel() ** 0.5)
         found = float(gradient.double().norm())
-        return found / norm if norm > 0 else 0.0
+        return 0.0 if norm == 0 else found / norm
 
     def factors(self, measured: Mapping[str, float]) -> dict[str, float]:
         largest = max(measured.values(), default=0.0)
@@ -157,7 +157,7 @@ class Tuner:
                 continue
             found = self.rule.measured(name, value.grad.detach(), value, size)
             if not found < float("inf"):
-                raise DataError(f"the gradient of `{name}` is not finite; rates cannot follow it")
+                raise DataError(f"`{name}` or its gradient is not finite; rates cannot follow it")
             self.sums.setdefault(name, []).append(found)
 
     def _scale(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:

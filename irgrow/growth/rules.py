@@ -152,6 +152,9 @@ class Rule:
             raise OptionError(f"`order` takes rules or sites, found {self.order}")
         if (problem := self.apply.at("", 1).contradiction) is not None:
             raise OptionError(f"`{self.apply}`: {problem}")
+        if self.when.removes and not self.apply.removes:
+            name, found = textual_name(type(self.when)), textual_name(type(self.apply))
+            raise OptionError(f"`{name}` says how many units should go; `{found}` does not take units away")
         if self.apply.whole and self.where != Where():
             name = textual_name(type(self.apply))
             raise OptionError(f"`{name}` says itself where it works; leave `where` out of the rule")

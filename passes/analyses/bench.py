@@ -43,6 +43,19 @@ class Bench:
     fields: Float64[np.ndarray, "fan_in columns"]
     existing: Float64[np.ndarray, "units columns"]
 
+    def exhausted(self, asked: str) -> str | None:
+        """Return what to tell people if nothing can be new to the units there are; `None` if something can.
+
+        Their activity spans all columns: there are too few.
+        """
+        units, columns = self.existing.shape
+        if columns > units or int(np.linalg.matrix_rank(self.existing)) < columns:
+            return None
+        return (
+            f"{asked}: {columns} columns of activity (samples times positions) are too few for the {units} units of "
+            f"`{self.maker}`, nothing is new to them; new units are random"
+        )
+
     def activity(
         self, drawn: Float64[np.ndarray, "pool *fan_in"], bias: Float64[np.ndarray, " pool"] | float = 0.0
     ) -> Float64[np.ndarray, "pool columns"]:

@@ -65,7 +65,10 @@ class NorthOpt(Initializer):
             pool = (self.candidates or (10 if tried.weight.ndim > 2 else 100)) + count
             rng = context.generator("north_opt", maker)
             drawn = scaled(XavierUniform().draw((pool, *tried.weight.shape[1:]), rng), tried.weight)
-            fills[graph.param_name(maker, "weight")] = Given(self._climbed(tried, drawn, count))
+            if (why := tried.exhausted("north_opt")) is not None:
+                newborns.notes.append(why)
+            found = drawn[:count] if why is not None else self._climbed(tried, drawn, count)
+            fills[graph.param_name(maker, "weight")] = Given(found)
         return fills
 
     def _climbed(self, tried: Bench, drawn: Array, count: int) -> Array:

@@ -72,5 +72,8 @@ class NorthSelect(Initializer):
         pool = beyond + count
         rng = context.generator("north_select", maker)
         drawn = novelty.matched(XavierUniform().draw((pool, *tried.weight.shape[1:]), rng), tried.weight)
+        if (why := tried.exhausted("north_select")) is not None:
+            newborns.notes.append(why)
+            return drawn[:count]
         best = tried.best(tried.activity(drawn), count, self.score == "rank", self.greedy, self.epsilon)
         return drawn[best]

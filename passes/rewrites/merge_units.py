@@ -16,6 +16,7 @@ Source: Srinivas and Babu (2015), Data-free parameter pruning for deep neural ne
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,8 @@ class MergeUnits(Pass):
     >>> str(MergeUnits("f1"))
     'merge_units(f1)'
     """
+
+    removes: ClassVar[bool] = True
 
     axis: str = site("")
     tolerance: float = real(0.0, low=0.0)

@@ -53,6 +53,7 @@ class PruneGlobally(Pass):
     'prune_globally(fraction = 0.5)'
     """
 
+    removes: ClassVar[bool] = True
     whole: ClassVar[bool] = True
 
     where: str = word("hidden", "editable", default="hidden")

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import floor
+from typing import ClassVar
 
 import numpy as np
 
@@ -54,6 +55,8 @@ class PruneUnits(Pass):
     >>> str(PruneUnits("f1", (0, 3)))
     'prune_units(f1, [0, 3])'
     """
+
+    removes: ClassVar[bool] = True
 
     axis: str = site("")
     units: tuple[int, ...] = integers((), low=0)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,8 @@ class RemoveDeadUnits(Pass):
     >>> str(RemoveDeadUnits("f1"))
     'remove_dead_units(f1)'
     """
+
+    removes: ClassVar[bool] = True
 
     axis: str = site("")
     evidence: str = word("proof", "data", default="proof")

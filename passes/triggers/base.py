@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import floor
-from typing import Any
+from typing import Any, ClassVar
 
 from irgrow.attributes import call_text
 from irgrow.graph import Graph
@@ -36,7 +36,13 @@ class View:
 
 @dataclass(frozen=True)
 class Trigger:
-    """Base of triggers; the fields of a subclass are its options. What one remembers lives in `memory`."""
+    """Base of triggers; the fields of a subclass are its options. What one remembers lives in `memory`.
+
+    Class attributes:
+        removes: Whether it says how many units should go, so that the pass of the rule must take units away.
+    """
+
+    removes: ClassVar[bool] = False
 
     def __str__(self) -> str:
         return call_text(self)
@@ -67,6 +73,11 @@ class Trigger:
             OptionError: The trigger cannot say anything about this site, ever.
         """
         raise NotImplementedError
+
+
+def entries(view: View, site: str, measured: int) -> int:
+    """Return how many of the measured units one unit of a site stands for: of a head, its entries."""
+    return max(1, measured // view.graph.widths[site])
 
 
 BASELINES = ("initial", "maximum", "last")
@@ -123,7 +134,8 @@ class Relative(Trigger):
     def wanted(self, view: View, site: str, memory: Memory) -> int:
         if not self._look(view, site, memory):
             return 0
-        return self.excess(memory["count"], self.gamma * memory["phi"] * memory["width"])
+        excess = self.excess(memory["count"], self.gamma * memory["phi"] * memory["width"])
+        return -(-excess // entries(view, site, memory["width"]))
 
     def excess(self, count: int, target: float) -> int:
         """Return by how many units a count exceeds its target; a product a rounding error below an integer is it."""

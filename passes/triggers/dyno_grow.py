@@ -14,7 +14,7 @@ from math import floor, inf
 
 from irgrow.errors import OptionError
 from irgrow.ops import real, word
-from irgrow.passes.triggers.base import Memory, View
+from irgrow.passes.triggers.base import Memory, View, entries
 from irgrow.passes.triggers.dyno_prune import Dyno
 
 
@@ -28,6 +28,7 @@ class DynoGrow(Dyno):
         baseline: The dimension, as a share of the width, that a layer is taken to have had before it is first
             changed; what is measured at the first look if it is not given.
         samples: Columns of activity kept; at least twice the units are.
+        scale: What the activity is divided by the root of: the number of `columns`, or of `neurons` as in NeurOps.
         cap: Above which dimension a layer grows whatever it was: `saturated`, all but one unit; or `none`.
         most: That dimension as a share of the width, instead of a `cap`.
 
@@ -54,4 +55,5 @@ class DynoGrow(Dyno):
             ceiling = self.most * width
         else:
             ceiling = width - 1 if self.cap == "saturated" else inf
-        return max(0, floor(rank - min((1.0 + self.delta) * before, ceiling) + 1e-9))
+        gained = max(0, floor(rank - min((1.0 + self.delta) * before, ceiling) + 1e-9))
+        return -(-gained // entries(view, site, width))

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil, floor
+from typing import ClassVar
 
 from irgrow.graph import Graph
-from irgrow.ops import Dense, integer, real
+from irgrow.ops import Dense, integer, real, word
 from irgrow.passes.analyses.places import makers
 from irgrow.passes.records.activity import Activity
 from irgrow.passes.records.base import WINDOW
-from irgrow.passes.triggers.base import Memory, Trigger, View
+from irgrow.passes.triggers.base import Memory, Trigger, View, entries
 from irgrow.passes.triggers.effective_dimension import activity_at, rank_of_activity
 
 
@@ -36,6 +37,7 @@ class Dyno(Trigger):
     epsilon: float = real(0.01, low=0.0, open_low=True)
     baseline: float | None = real(None, low=0.0, high=1.0)
     samples: int = integer(WINDOW)
+    scale: str = word("columns", "neurons", default="columns")
 
     @property
     def fresh(self) -> bool:
@@ -45,7 +47,7 @@ class Dyno(Trigger):
         return (activity_at(graph, site, self, self.samples),)
 
     def settle(self, view: View, site: str, memory: Memory) -> None:
-        if (found := rank_of_activity(view, site, self, self.epsilon)) is None:
+        if (found := rank_of_activity(view, site, self, self.epsilon, self.scale)) is None:
             memory.pop("phi", None)
             memory["width"] = 0  # measured at the next look
         else:
@@ -53,7 +55,7 @@ class Dyno(Trigger):
 
     def look(self, view: View, site: str, memory: Memory) -> tuple[int, int, float] | None:
         """Return rank, width and phi* M, phi* being `baseline` or what is found now if it is not known."""
-        found = rank_of_activity(view, site, self, self.epsilon)
+        found = rank_of_activity(view, site, self, self.epsilon, self.scale)
         if found is None:
             return None
         rank, width = found
@@ -75,14 +77,18 @@ class DynoPrune(Dyno):
         baseline: The dimension, as a share of the width, that a layer is taken to have had before it is first
             changed, such as 1.0; what is measured at the first look if it is not given.
         samples: Columns of activity kept; at least twice the units are.
-        least_dense: The smallest width of a dense layer; in the authors' code the number of classes.
+        scale: What the activity is divided by the root of: the number of `columns`, or of `neurons` as in NeurOps.
+        least_dense: The smallest width of a dense layer; in the authors' code the number of classes. 0 for as many as
+            the network has outputs.
         share: Share of the width at the first look that every layer keeps.
 
     >>> str(DynoPrune(0.05))
     'dyno_prune(delta = 0.05)'
     """
 
-    least_dense: int = integer(1)
+    removes: ClassVar[bool] = True
+
+    least_dense: int = integer(1, low=0)
     share: float = real(0.0, low=0.0, high=1.0)
 
     def wanted(self, view: View, site: str, memory: Memory) -> int:
@@ -90,10 +96,14 @@ class DynoPrune(Dyno):
         if found is None:
             return 0
         rank, width, before = found
+        each = entries(view, site, width)
+        width //= each
         first = memory.setdefault("first", width) if self.share else width
         least = max(self._least(view.graph, site), ceil(self.share * first - 1e-9))
-        return max(0, min(width - least, floor((1.0 - self.delta) * before - rank + 1e-9)))
+        return max(0, min(width - least, floor((1.0 - self.delta) * before - rank + 1e-9) // each))
 
     def _least(self, graph: Graph, site: str) -> int:
         """Return the smallest width of a layer of this kind."""
-        return self.least_dense if isinstance(graph[makers(graph, site)[0]].op, Dense) else 1
+        if not isinstance(graph[makers(graph, site)[0]].op, Dense):
+            return 1
+        return self.least_dense or graph.size(graph.types[graph.outputs[0]].units)

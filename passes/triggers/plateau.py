@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import isfinite
 
+from irgrow.errors import OptionError
 from irgrow.ops import integer, real
 from irgrow.passes.triggers.base import Memory, Trigger, View
 
@@ -29,6 +30,8 @@ class Plateau(Trigger):
         collect(loss, memory)
 
     def wanted(self, view: View, site: str, memory: Memory) -> int:
+        if view.loss is None:
+            raise OptionError("`plateau` watches the loss, and none was given: controller.step(batch, loss)")
         return self.units if stalled(memory, self.patience, self.threshold) else 0
 
 

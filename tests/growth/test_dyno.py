@@ -8,7 +8,7 @@ from loops import Training, same_state
 
 from irgrow.growth import DynoBundle, DynoSftBundle, EverySteps, GrowthProgram, Rule, Where
 from irgrow.growth.controller import following
-from irgrow.passes import DynoGrow, DynoPrune, EffectiveDimension, GrowUnits, Schedule
+from irgrow.passes import DynoGrow, EffectiveDimension, GrowUnits, Schedule
 
 NET = "net n(x: [6]) { return x |> a: dense(12) |> tanh |> b: dense(10) |> tanh |> head: dense(3) }"
 NORMED = (
@@ -63,7 +63,7 @@ def test_layers_lose_what_is_alike_and_dormant_units_first():
 @pytest.mark.parametrize("text", [NET, NORMED], ids=["plain", "batch norm and dropout"])
 def test_the_dimension_after_a_change_is_measured_at_once(text):
     grow = Rule("grow", GrowUnits(), Schedule(2, total=2), every=EverySteps(9))
-    look = Rule("look", GrowUnits(), DynoPrune(epsilon=0.05), every=EverySteps(1000))
+    look = Rule("look", GrowUnits(), DynoGrow(epsilon=0.05), every=EverySteps(1000))
     torch.manual_seed(0)
     unseen, random = Training(GrowthProgram((grow,)), text, size=40).run(9), torch.get_rng_state()
     torch.manual_seed(0)

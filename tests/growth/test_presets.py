@@ -16,7 +16,9 @@ NET = "net n(x: [4]) { return x |> h: dense(3) |> relu |> dense(1) }\n"
     [
         (LinearBundle(4, 8), [0, 1, 1, 2, 2, 3, 3, 4, 4, 4]),
         (LinearBundle(3, 3), [1, 2, 3, 3, 3]),
-        (BatchedBundle(5, 8, times=4), [0, 2, 2, 4, 4, 5, 5, 5, 5]),
+        (BatchedBundle(5, 8, times=4), [0, 2, 2, 3, 3, 4, 4, 5, 5]),
+        (LinearBundle(3, 7), [0, 0, 1, 1, 2, 2, 3, 3]),
+        (BatchedBundle(3, 5, times=2), [0, 0, 2, 2, 3, 3]),
         (BatchedBundle(2, 4), [0, 1, 1, 2, 2]),
         (StaticBundle(), [0, 0, 0]),
     ],

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from irgrow.errors import OptionError, ProgramError
+from irgrow.errors import DataError, OptionError, ProgramError
 from irgrow.grammar import parse_program
 from irgrow.growth import AutoRGN, GrowthProgram
 from irgrow.growth.controller import Controller
@@ -107,6 +107,21 @@ def test_a_tensor_at_zero_does_not_silence_the_others():
         tuner = Tuner(net, AutoRGN(every=2, batches=2, guard=guard))
         train(net, optimizer, 0, 2, lambda x, loss, tuner=tuner: tuner.end_step())
         assert all(f < 1e-6 for n, f in tuner.factors.items() if n != "head.bias") == silent
+
+
+def test_numbers_that_are_not_finite_are_named():
+    for spoil in ("value", "gradient"):
+        net = build(TEXT, seed=1, dtype=torch.float64)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+        net.track(optimizer)
+        Tuner(net, AutoRGN())
+        for p in net.parameters():
+            p.grad = torch.ones_like(p)
+        bad = net.params["head.bias"]
+        with torch.no_grad():
+            (bad if spoil == "value" else bad.grad).fill_(float("nan"))
+        with pytest.raises(DataError, match=r"`head.bias` or its gradient is not finite"):
+            optimizer.step()
 
 
 def grown(rates):

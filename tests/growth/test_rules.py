@@ -11,6 +11,7 @@ from irgrow.errors import OptionError, ProgramError
 from irgrow.grammar import parse, parse_program
 from irgrow.growth import Epochs, EverySteps, GrowthProgram, Limit, Plateau, Rule, Steps, Where
 from irgrow.passes import (
+    DynoPrune,
     EffectiveDimension,
     GradMax,
     GrowUnits,
@@ -282,6 +283,14 @@ def test_rules_are_values():
 def test_a_rule_whose_pass_contradicts_itself_is_no_rule(apply, problem):
     with pytest.raises(OptionError, match=problem):
         Rule("r", apply, Schedule())
+
+
+def test_a_trigger_that_takes_away_needs_a_pass_that_does():
+    Rule("r", PruneUnits(by=Magnitude()), DynoPrune(), require="any")
+    with pytest.raises(
+        OptionError, match="`dyno_prune` says how many units should go; `grow_units` does not take units"
+    ):
+        Rule("r", GrowUnits(), DynoPrune())
 
 
 def test_a_rule_may_leave_the_amount_to_its_trigger():

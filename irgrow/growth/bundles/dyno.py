@@ -32,7 +32,8 @@ class DynoBundle(Bundle):
             layer with more than 1 / (1 + delta) of them can never grow.
         candidates: Candidates drawn for each new unit.
         order: `sites` as printed, or `rules` to prune all layers before any grows.
-        least_dense: The smallest width of dense layers; in the authors' code the number of classes.
+        least_dense: The smallest width of dense layers; 0 for as many as the network has outputs, as in the authors'
+            code. The text has 1.
         share: Share of the width at the first look that every layer keeps.
     """
 
@@ -46,7 +47,7 @@ class DynoBundle(Bundle):
     saturated: bool = flag(True)
     candidates: int = integer(100)
     order: str = word("sites", "rules", default="sites")
-    least_dense: int = integer(1)
+    least_dense: int = integer(0, low=0)
     share: float = real(0.0, low=0.0, high=1.0)
 
     def __post_init__(self) -> None:
@@ -84,7 +85,7 @@ class DynoSftBundle(DynoBundle):
         saturated: Whether a layer that uses all its dimensions grows by a unit.
         candidates: Candidates drawn for each new unit.
         order: `sites` as printed, or `rules` to prune all layers before any grows.
-        least_dense: The smallest width of dense layers.
+        least_dense: The smallest width of dense layers; 0 for as many as the network has outputs.
         share: Share of the width at the first look that every layer keeps.
         batches: Gradients that the rates are averaged over.
     """

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from irgrow.attributes import textual_name
-from irgrow.errors import OptionError
 from irgrow.growth.bundles.base import Bundle
-from irgrow.growth.cadences import EverySteps
 from irgrow.growth.rules import GrowthProgram, Rule
 from irgrow.ops import integer, plan
 from irgrow.passes import GrowUnits, Initializer, Random, Schedule
@@ -27,21 +25,15 @@ class _Preset(Bundle):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.until < self._times():
-            raise OptionError(f"`until` must be at least {self._times()}, once a step; found {self.until}")
+        self._schedule()
 
-    def _times(self) -> int:
-        """Return in how many portions the units come."""
+    def _schedule(self) -> Schedule:
         raise NotImplementedError
 
     def program(self) -> GrowthProgram:
-        times = self._times()
-        portion = -(-self.units // times)
         require = "exact" if self.init.zero in (None, "fan_out", "fan_in") else "any"
-        schedule, every = Schedule(portion, total=self.units), EverySteps(self.until // times)
-        return GrowthProgram(
-            (Rule(textual_name(type(self)), GrowUnits(init=self.init), schedule, every, require=require),)
-        )
+        grow = GrowUnits(init=self.init)
+        return GrowthProgram((Rule(textual_name(type(self)), grow, self._schedule(), require=require),))
 
 
 @dataclass(frozen=True)
@@ -56,8 +48,8 @@ class LinearBundle(_Preset):
 
     textual: ClassVar[str] = "linear"
 
-    def _times(self) -> int:
-        return self.units
+    def _schedule(self) -> Schedule:
+        return Schedule(total=self.units, until=self.until)
 
 
 @dataclass(frozen=True)
@@ -75,8 +67,8 @@ class BatchedBundle(_Preset):
 
     times: int = integer(8)
 
-    def _times(self) -> int:
-        return min(self.times, self.units)
+    def _schedule(self) -> Schedule:
+        return Schedule(total=self.units, until=self.until, times=self.times)
 
 
 @dataclass(frozen=True)

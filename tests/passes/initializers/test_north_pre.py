@@ -62,7 +62,10 @@ def test_norms_match_and_the_most_novel_are_kept():
 def test_a_trivial_kernel_falls_back_and_the_receipt_says_so(text, batch):
     _, _, _, result, new = grown(text, NorthPre(candidates=20, greedy=True), batch=batch)
     assert result.verdict == Exact()
-    (note,) = result.morphism.notes
+    note, *others = result.morphism.notes
+    assert [other.partition(":")[0] for other in others] == ["north_select"] * (batch <= 5), (
+        "nor has that enough columns"
+    )
     assert note == (
         "north_pre: what `h` gives spans all that it reads, so nothing is orthogonal to it; new units are those of "
         "north_select"

@@ -61,6 +61,16 @@ def test_the_best_of_the_drawn_is_chosen(text, site):
     np.testing.assert_allclose(chosen, drawn[best], rtol=1e-12)
 
 
+@pytest.mark.parametrize("init", [NorthSelect(30), NorthSelect(30, score="rank"), NorthOpt(5, steps=2)], ids=str)
+def test_too_few_columns_are_said_and_not_chosen_by(init):
+    """With as many samples as units nothing is new, and the order of candidates would be that of rounding errors."""
+    width = parse(MLP).widths["a"]
+    for batch, too_few in ((1, True), (width, True), (2 * width, False)):
+        notes = given(MLP, "a", 2, init, batch=batch)[3].notes
+        said = any(f"{batch} columns of activity (samples times positions) are too few" in note for note in notes)
+        assert said == too_few
+
+
 def test_selected_units_are_newer_than_random_ones():
     """Over seeds, the distance of the new activity is larger than that of random units."""
     gains = []

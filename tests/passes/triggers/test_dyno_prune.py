@@ -32,7 +32,8 @@ def test_a_layer_is_never_emptied():
 
 
 @pytest.mark.parametrize(
-    ("trigger", "left"), [({}, 1), ({"least_dense": 5}, 5), ({"share": 0.3}, 3), ({"share": 1.0}, 8)]
+    ("trigger", "left"),
+    [({}, 1), ({"least_dense": 5}, 5), ({"least_dense": 0}, 3), ({"share": 0.3}, 3), ({"share": 1.0}, 8)],
 )
 def test_what_dense_layers_and_shares_keep(trigger, left):
     assert run(DynoPrune(1e-12, baseline=1.0, **trigger), [0]) == [8 - left]

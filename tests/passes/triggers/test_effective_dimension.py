@@ -8,7 +8,7 @@ import torch
 
 from irgrow.errors import OptionError
 from irgrow.grammar import parse
-from irgrow.passes import EffectiveDimension, View
+from irgrow.passes import DynoGrow, DynoPrune, EffectiveDimension, View
 from irgrow.passes.analyses.spectrum import Gram, effective_rank
 from irgrow.passes.records.activity import Activity
 
@@ -106,3 +106,21 @@ def test_units_over_positions_are_counted_along_their_own_dimension():
     assert gram.fits(graph)
     view = View(graph, recorded={watch.key: gram})
     assert EffectiveDimension(1.0).wanted(view, "h", {"phi": 0.5, "width": 4}) == 1
+
+
+GROUPED = (
+    "net n(x: [4, 9]) { return x |> a: conv(8, kernel = 3, padding = 1, groups = 4) |> relu |> conv(3, kernel = 1) }"
+)
+
+
+def test_a_unit_of_a_factor_stands_for_several_channels():
+    """Of a convolution in groups a unit is one channel in each group: four dimensions wanted are one unit of four."""
+    graph = parse(GROUPED)
+    (site,) = (name for name in graph.leaves if name.startswith("a.") and graph.widths[name] == 2)
+    (watch,) = EffectiveDimension().watches(graph, site)
+    for rank, growing, going in ((8, 1, 0), (5, 1, 0), (4, 0, 0), (3, 0, 0), (2, 0, 1)):
+        view = View(graph, recorded={watch.key: gram_of_rank(rank)})
+        assert EffectiveDimension(1.0).wanted(view, site, {"phi": 0.5, "width": 8}) == growing
+        assert DynoGrow(1e-12, cap="none").wanted(view, site, {"phi": 0.5, "width": 8}) == growing
+        assert DynoPrune(1e-12).wanted(view, site, {"phi": 6 / 8, "width": 8}) == going, "of 6 dimensions"
+    assert DynoPrune(1e-12, baseline=1.0).wanted(View(graph, recorded={watch.key: gram_of_rank(1)}), site, {}) == 1

@@ -2,10 +2,14 @@
 
 import json
 
+import pytest
+
+from irgrow.errors import OptionError
 from irgrow.grammar import parse
 from irgrow.passes import Plateau, View
 
-VIEW = View(parse("net n(x: [4]) { return x |> h: dense(2) |> dense(1) }"))
+GRAPH = parse("net n(x: [4]) { return x |> h: dense(2) |> dense(1) }")
+VIEW = View(GRAPH, loss=1.0)
 
 
 def run(trigger, losses, memory=None):
@@ -15,6 +19,11 @@ def run(trigger, losses, memory=None):
         trigger.observe(loss, memory)
         found.append(trigger.wanted(VIEW, "h", memory))
     return found
+
+
+def test_it_needs_the_loss():
+    with pytest.raises(OptionError, match="`plateau` watches the loss, and none was given"):
+        Plateau().wanted(View(GRAPH), "h", {})
 
 
 def test_it_waits_for_patience():
