@@ -6,8 +6,8 @@ is from the batch to a network that can train on: forward, backward, the decisio
 proves that the function stays and carries the moments of an Adam, gromo's does neither. gromo counts the biases of new
 units, which irgrow does with `gradmax(bias = true)`.
 
-gromo is needed for this alone: pip install gromo torchmetrics lightning-utilities deprecated wrapt -c constraints.txt
---no-deps
+gromo is needed for this alone: pip install gromo==0.1.0 torchmetrics lightning-utilities deprecated wrapt
+-c constraints.txt --no-deps
 
 python benchmarks/gromo_step.py
 """
