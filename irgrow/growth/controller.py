@@ -8,8 +8,8 @@
 
 After every step the rules are asked in order, each at every site in program order (Maile 2023, Algorithm 4); rules with
 `order = sites` that follow one another take turns at every site (Algorithm 5). What triggers look at comes from the
-forward passes that train, through hooks on the leaf modules. Initializers that look at values or gradients, and triggers
-that compare with what was right after a change, have the latest batches run again.
+forward passes that train, through hooks on the leaf modules. Initializers that look at values or gradients have the
+batch run again, and triggers that compare with what was right after a change the latest batches.
 """
 
 from __future__ import annotations
