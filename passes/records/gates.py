@@ -17,15 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from irgrow.backends.reference import as_array
 from irgrow.graph import Graph
-from irgrow.passes.analyses.activity import all_places, carriers, same_places
-from irgrow.passes.records.base import Record, Wanted, Watch
+from irgrow.passes.records.base import Record, Wanted
+from irgrow.passes.records.placed import AxisWatch, Placed, emptied
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,7 +34,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Gating(Watch):
+class Gating(AxisWatch):
     """The gradient of the loss by a gate on every unit of an axis, of one training step.
 
     Args:
@@ -44,20 +44,10 @@ class Gating(Watch):
     'h [gates]'
     """
 
-    axis: str = ""
-
-    @property
-    def key(self) -> str:
-        return f"{self.axis} [gates]"
-
-    def nodes(self, graph: Graph) -> tuple[str, ...]:
-        return carriers(graph, self.axis)
+    what: ClassVar[str] = "gates"
 
     def record(self, graph: Graph) -> Record:
         return Gates(graph, self.axis)
-
-    def units(self, graph: Graph) -> frozenset[str]:
-        return super().units(graph) | {self.axis}
 
 
 @dataclass
@@ -99,7 +89,7 @@ def gate_sums(recorded: Mapping[str, Any], axis: str) -> Sums | None:
     return Sums(total[0, :-1], total[1, :-1], float(total[0, -1]))
 
 
-class Gates(Record):
+class Gates(Placed):
     """The gradients of the loss by gates on the units of an axis, since the last step.
 
     Args:
@@ -108,8 +98,7 @@ class Gates(Record):
     """
 
     def __init__(self, graph: Graph, axis: str) -> None:
-        self.axis, self.width = axis, graph.widths[axis]
-        self.places = all_places(graph, axis)
+        super().__init__(graph, axis)
         self.passes: list[_Pass] = []
         self._whole: Tensor | None = None
 
@@ -148,12 +137,6 @@ class Gates(Record):
 
         return hook
 
-    def fits(self, graph: Graph) -> bool:
-        return same_places(self.places, all_places(graph, self.axis))
-
-    def settle(self) -> None:
-        self.clear()
-
     def clear(self) -> None:
         self.passes.clear()
 
@@ -180,8 +163,7 @@ class Gates(Record):
     def reduced(self, group: Any = None) -> Gates:
         import torch
 
-        found = object.__new__(Gates)
-        found.__dict__.update(self.__dict__ | {"passes": []})
+        found = emptied(self, passes=[])
         own = self.total
         total = torch.zeros(2, self.width + 1, dtype=torch.float64) if own is None else own.clone()
         processes = torch.ones((), dtype=torch.float64, device=total.device)

@@ -10,18 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from irgrow.graph import Graph
-from irgrow.passes.analyses.activity import all_places, carriers, same_places
-from irgrow.passes.records.base import Record, Wanted, Watch
+from irgrow.passes.records.base import Record, Wanted
+from irgrow.passes.records.placed import AxisWatch, Placed, emptied
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Leveling(Watch):
+class Leveling(AxisWatch):
     """How active the units of an axis are, of one training step.
 
     Args:
@@ -31,20 +31,10 @@ class Leveling(Watch):
     'h [levels]'
     """
 
-    axis: str = ""
-
-    @property
-    def key(self) -> str:
-        return f"{self.axis} [levels]"
-
-    def nodes(self, graph: Graph) -> tuple[str, ...]:
-        return carriers(graph, self.axis)
+    what: ClassVar[str] = "levels"
 
     def record(self, graph: Graph) -> Record:
         return Levels(graph, self.axis)
-
-    def units(self, graph: Graph) -> frozenset[str]:
-        return super().units(graph) | {self.axis}
 
 
 @dataclass(frozen=True)
@@ -79,7 +69,7 @@ def levels_of(recorded: Mapping[str, Any], axis: str) -> list[Level] | None:
     return list(levels.found.values()) if levels is not None and levels.ready else None
 
 
-class Levels(Record):
+class Levels(Placed):
     """How active the units of an axis were since the last step.
 
     Args:
@@ -88,8 +78,7 @@ class Levels(Record):
     """
 
     def __init__(self, graph: Graph, axis: str) -> None:
-        self.axis, self.width = axis, graph.widths[axis]
-        self.places = all_places(graph, axis)
+        super().__init__(graph, axis)
         self.found: dict[str, Level] = {}
 
     def attach(self, leaves: Mapping[str, nn.Module], wanted: Wanted) -> list[Any]:
@@ -118,12 +107,6 @@ class Levels(Record):
             alive, size = (lines != 0).sum(1).double(), lines.abs().sum(1)
             return Level(lines.shape[1], alive[at], size[at], mean[at], spread[at])
 
-    def fits(self, graph: Graph) -> bool:
-        return same_places(self.places, all_places(graph, self.axis))
-
-    def settle(self) -> None:
-        self.clear()
-
     def clear(self) -> None:
         self.found = {}
 
@@ -141,8 +124,7 @@ class Levels(Record):
             torch.distributed.all_reduce(value, group=group)
             return value
 
-        found = object.__new__(Levels)
-        found.__dict__.update(self.__dict__ | {"found": {}})
+        found = emptied(self, found={})
         for node, (_, order) in self.places.items():
             nothing = torch.zeros(order.T.shape, dtype=torch.float64)
             own = self.found.get(node, Level(0, nothing, nothing, nothing, nothing))

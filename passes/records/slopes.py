@@ -20,14 +20,15 @@ from irgrow.backends.reference import as_array
 from irgrow.graph import Graph
 from irgrow.ops import Role
 from irgrow.passes.analyses.entries import Places, belonging, unit_sums
-from irgrow.passes.records.base import Record, Wanted, Watch
+from irgrow.passes.records.base import Record, Wanted
+from irgrow.passes.records.placed import AxisWatch, emptied
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Sloping(Watch):
+class Sloping(AxisWatch):
     """Gradient times weight of the units of an axis, of one training step.
 
     Args:
@@ -38,7 +39,6 @@ class Sloping(Watch):
     'h [reads slopes]'
     """
 
-    axis: str = ""
     role: str = "reads"
 
     @property
@@ -51,9 +51,6 @@ class Sloping(Watch):
 
     def record(self, graph: Graph) -> Record:
         return Slopes(graph, self.axis, Role(self.role))
-
-    def units(self, graph: Graph) -> frozenset[str]:
-        return super().units(graph) | {self.axis}
 
 
 class Slopes(Record):
@@ -136,8 +133,7 @@ class Slopes(Record):
     def reduced(self, group: Any = None) -> Slopes:
         import torch
 
-        found = object.__new__(Slopes)
-        found.__dict__.update(self.__dict__ | {"changes": {}})
+        found = emptied(self, changes={})
         known = self.total
         own = torch.zeros(self.width, dtype=torch.float64) if known is None else known
         device = next((value.device for value in self.changes.values()), own.device)
