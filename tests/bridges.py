@@ -1,11 +1,13 @@
 """Bridges against autograd: real new units with zero fan-in and given fan-outs, and what their fan-in receives."""
 
 import numpy as np
+import pytest
 import torch
 
 from irgrow.axes import NEW, positions
 from irgrow.backends import interpret, random_params
 from irgrow.backends.torch_fx import lower
+from irgrow.edits import Impossible
 from irgrow.fills import ZERO, Given
 from irgrow.grammar import parse
 from irgrow.passes.analyses.auxiliary import auxiliary
@@ -15,6 +17,15 @@ from irgrow.passes.analyses.fan_outs import new_columns
 from irgrow.passes.primitives import by_role, resize
 from irgrow.probing import probe
 from irgrow.testing.numbers import as_tensors, carried, difference, random_inputs
+
+
+def refused(text, axis, reason):
+    """See that there is no bridge around an axis, and that the reason says so."""
+    graph = parse(text)
+    assert needed(graph, axis) == ()
+    with pytest.raises(Impossible) as error:
+        bridge(graph, axis)
+    assert reason in str(error.value)
 
 
 def loss_of(seed):

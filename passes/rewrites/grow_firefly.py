@@ -163,7 +163,8 @@ class GrowFirefly(Pass):
             added = contributions(graph, axis, context.statistics[source], fan_in, fan_outs)
             parts = [(torch.as_tensor(context.signals[node]) * more).sum() for node, more in added.items()]
             grads = torch.autograd.grad(torch.stack(parts).sum(), [fan_in, *fan_outs.values()])
-        return np.sum([g.flatten(1).pow(2).sum(1).numpy() for g in grads[: None if self.by == "both" else 1]], axis=0)
+        counted = grads if self.by == "both" else grads[:1]
+        return np.sum([g.flatten(1).pow(2).sum(1).numpy() for g in counted], axis=0)
 
     def _inserted(self, graph: Graph, axis: str, chosen: Candidates, context: Context) -> Morphism:
         """Return the rewrite that adds these units: copies, then new ones."""

@@ -28,6 +28,7 @@ class _Preset(Bundle):
         self._schedule()
 
     def _schedule(self) -> Schedule:
+        """Return when the units come; building it says what is wrong with the options taken together."""
         raise NotImplementedError
 
     def program(self) -> GrowthProgram:

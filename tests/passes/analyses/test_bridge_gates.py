@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from bridges import check, grown, of_new, probed  # type: ignore[import-not-found]
+from bridges import check, grown, of_new, probed, refused  # type: ignore[import-not-found]
 
 from irgrow.edits import Impossible
 from irgrow.fills import Given
 from irgrow.grammar import parse
 from irgrow.passes.analyses.auxiliary import auxiliary
-from irgrow.passes.analyses.bridge import bridge, needed
+from irgrow.passes.analyses.bridge import bridge
 from irgrow.passes.analyses.companions import companions
 from irgrow.passes.analyses.contributions import contributions
 from irgrow.passes.analyses.received import way
@@ -124,12 +124,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_where_there_is_none_the_reason_says_so(name):
-    text, axis, reason = REFUSED[name]
-    graph = parse(text)
-    assert needed(graph, axis) == ()
-    with pytest.raises(Impossible) as error:
-        bridge(graph, axis)
-    assert reason in str(error.value)
+    refused(*REFUSED[name])
 
 
 @pytest.mark.parametrize("text", [GATES["sigmoid"], BORROWED["swiglu"][0]])
