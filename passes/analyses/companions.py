@@ -14,7 +14,7 @@ from irgrow.ops import MASK, Depthwise, DotProductAttention
 from irgrow.passes.analyses.bridge import bridge
 from irgrow.passes.analyses.carrying import unit_filters
 from irgrow.passes.analyses.entries import effective
-from irgrow.passes.analyses.lanes import key_weight, lender, standing
+from irgrow.passes.analyses.lanes import key_weight, lender, occurrences
 
 
 def companions(graph: Graph, axis: str, count: int, params: Mapping[str, Any]) -> dict[str, Fill]:
@@ -40,7 +40,7 @@ def companions(graph: Graph, axis: str, count: int, params: Mapping[str, Any]) -
         node = graph[name]
         if isinstance(node.op, Depthwise):
             filters = unit_filters(node.op, graph.types[name].rank - 1)
-            rows = count * standing(graph, graph.types[name].units, axis) // len(filters)
+            rows = count * occurrences(graph, graph.types[name].units, axis) // len(filters)
             found[graph.param_name(name, "weight")] = Given(np.tile(filters, (rows, *(1,) * (filters.ndim - 1))))
         elif isinstance(node.op, DotProductAttention) and (key := key_weight(graph, name, axis)):
             found[key] = XavierUniform(match=True)

@@ -35,7 +35,7 @@ def lanes(graph: Graph, units: Axis, axis: str) -> int:
     return len(found[0]) // graph.widths[axis]
 
 
-def standing(graph: Graph, units: Axis, axis: str) -> int:
+def occurrences(graph: Graph, units: Axis, axis: str) -> int:
     """Return how often each unit of a leaf axis stands among units, beside others or not."""
     return sum(int((found == 0).sum()) for found in positions(units, graph.widths).get(axis, ()))
 

@@ -39,7 +39,7 @@ from irgrow.ops import (
     Transpose,
 )
 from irgrow.passes.analyses import carrying
-from irgrow.passes.analyses.lanes import key_weight, lanes, lendable, made_for, plain, standing
+from irgrow.passes.analyses.lanes import key_weight, lanes, lendable, made_for, occurrences, plain
 from irgrow.passes.analyses.resting import at_rest, carries, passed_on, slope
 
 if TYPE_CHECKING:
@@ -277,7 +277,7 @@ class Walk:
         wide = graph.size(s.output.units) // graph.size(s.axes["heads"])
         repeats = graph.size(s.axes["heads"]) // (graph.size(s.inputs[2].units) // wide)
         made, given = (positions(t.units, graph.widths).get(self.axis, []) for t in (s.inputs[2], s.output))
-        if len(made) != 1 or len(given) != 1 or standing(graph, s.inputs[2].units, self.axis) != len(at.origins):
+        if len(made) != 1 or len(given) != 1 or occurrences(graph, s.inputs[2].units, self.axis) != len(at.origins):
             raise Impossible(f"units of `{self.axis}` stand beside others in `{node.name}`; there is no bridge")
         places = np.flatnonzero(given[0] == 0)
         heads = places // wide
