@@ -110,6 +110,10 @@ class Pass:
         """Return whether the rewrite wants `context.gradients` and `context.signals`."""
         return False
 
+    def batch_size(self, graph: Graph, site: str) -> int:
+        """Return how many samples those values should be of, at least; 0 if any batch will do."""
+        return 0
+
     def watches(self, graph: Graph, site: str) -> tuple[Watch, ...]:
         """Return what to record in training, so that no batch need be run when a rule applies it at a site."""
         return ()

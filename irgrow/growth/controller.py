@@ -14,7 +14,6 @@ batch run again, and triggers that compare with what was right after a change th
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
@@ -29,6 +28,7 @@ from irgrow.errors import DataError, OptionError
 from irgrow.graph import Graph
 from irgrow.growth.cadences import Moment
 from irgrow.growth.rates import Tuner
+from irgrow.growth.recent import Batch, Recent, joined
 from irgrow.growth.rules import GrowthProgram, Rule
 from irgrow.journal import DEPTH, Receipt
 from irgrow.morphism import Morphism
@@ -36,9 +36,6 @@ from irgrow.network import Network, as_inputs
 from irgrow.passes import Pass, View, plan
 from irgrow.passes.records.base import Record, Watch
 from irgrow.verdict import Refused
-
-RECENT = "[recent]"
-"""Where the latest batches are saved; no node is called so."""
 
 
 class Controller:
@@ -61,7 +58,7 @@ class Controller:
         self.refused: dict[str, str] = {}
         self._refused_by: dict[str, str] = {}
         self.recorded: dict[str, Record] = {}
-        self.recent: deque[tuple[Tensor, ...]] = deque()
+        self.recent = Recent()
         self._watches: dict[str, Watch] = {}
         self._hooks: list[Any] = []
         self._hooked: set[nn.Module] = set()
@@ -99,6 +96,7 @@ class Controller:
         self._hooked = set(leaves.values())
         self._hooks = [h for key, record in kept.items() for h in record.attach(leaves, partial(self._wanted, key))]
         self._module = self.net.module
+        self.recent.samples = self._samples()
 
     def _edited(self) -> set[str] | None:
         """Return the axes edited since it was last asked; `None` if they are more than the journal remembers."""
@@ -129,15 +127,16 @@ class Controller:
 
     # what must be known at once -------------------------------------------------------------------------------------
 
-    def _remember(self, inputs: tuple[Tensor, ...]) -> None:
-        """Keep the latest batches, as many samples as the longest window, for triggers that are told of changes."""
-        if not any(rule.when.fresh for rule in self.program.rules) or not inputs:
-            return
-        self.recent.append(tuple(x.detach() for x in inputs))
-        most = max((watch.samples for watch in self._watches.values()), default=0)
-        most = max(most, 2 * max(self.net.graph.widths.values(), default=0))
-        while sum(len(batch[0]) for batch in self.recent) - len(self.recent[0][0]) >= most:
-            self.recent.popleft()
+    def _samples(self) -> int:
+        """Return of how many samples the latest batches are needed.
+
+        Triggers that are told of changes want the longest window, and the most that any pass looks at is enough.
+        """
+        graph, rules = self.net.graph, self.program.rules
+        wanted = [r.apply.at(site, 1).batch_size(graph, site) for r in rules for site in r.sites(graph)]
+        if any(rule.when.fresh for rule in rules):
+            wanted += [*(watch.samples for watch in self._watches.values()), *(2 * w for w in graph.widths.values())]
+        return max(wanted, default=0)
 
     def _refresh(self, receipt: Receipt) -> None:
         """After a rewrite, run the latest batches again and tell triggers that must know what it changed.
@@ -217,7 +216,7 @@ class Controller:
         if self._tuner is not None:
             self._tuner.end_step()
         moment = Moment(self.count, self.steps_per_epoch)
-        self._remember(() if batch is None else as_inputs(batch))
+        self.recent.add(() if batch is None else as_inputs(batch))
         receipts: list[Receipt] = []
         for rules in self.program.turns():
             asked = [(rule, self._sites(rule, moment, value)) for rule in rules]
@@ -277,12 +276,16 @@ class Controller:
         yield replace(receipt, sites=(site,))
 
     def _rewrite(self, wanted: Pass, batch: Any, criterion: Callable[..., Tensor] | None, require: str) -> Receipt:
-        """Carry out a pass; what it still has to look at is recorded on the batch."""
-        inputs = None if batch is None else as_inputs(batch)
+        """Carry out a pass; what it still has to look at is recorded on the batch, and on those before it."""
+        inputs = None if batch is None else joined(self._seen(wanted)) or as_inputs(batch)
         receipt = self.net.rewrite(wanted, statistics=inputs, loss=criterion, step=self.count, require=require)
         if receipt.applied and wanted.used:
             self.net.journal.entries[-1] = replace(self.net.journal[-1], used=wanted.used)
         return receipt
+
+    def _seen(self, wanted: Pass) -> list[Batch]:
+        """Return the latest batches, as many as a pass wants to look at; none if any one will do."""
+        return self.recent.last(self.recent.reaching(wanted.batch_size(self.net.graph, wanted.site)))
 
     def close(self) -> None:
         """Take its hooks off the network and its optimizers; it is not to be asked again."""
@@ -301,7 +304,7 @@ class Controller:
             for key, record in self.recorded.items()
             for name, value in record.state().items()
         }
-        tensors |= {f"{RECENT}/{i}/{j}": x for i, batch in enumerate(self.recent) for j, x in enumerate(batch)}
+        tensors |= self.recent.state()
         known: dict[str, Any] = {"count": self.count, "memory": self.memory}
         known |= {"refused": self.refused, "refused_by": self._refused_by}
         if self._tuner is not None:
@@ -320,10 +323,7 @@ class Controller:
             prefix = f"{key}/"
             record.clear()
             record.load({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
-        places = sorted(tuple(map(int, k.split("/")[1:])) for k in tensors if k.startswith(f"{RECENT}/"))
-        self.recent.clear()
-        for i in range(1 + max((i for i, _ in places), default=-1)):
-            self.recent.append(tuple(tensors[f"{RECENT}/{i}/{j}"] for n, j in places if n == i))
+        self.recent.load(tensors)
 
 
 def _recordable(watch: Watch, graph: Graph, leaves: Mapping[str, nn.Module], who: str) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from irgrow import errors, registry
 from irgrow.errors import DataError, OptionError, RefusedError
@@ -41,8 +41,9 @@ from irgrow.growth.messages import (
     verdict_from_json,
     verdict_to_json,
 )
+from irgrow.growth.recent import joined
 from irgrow.growth.rules import GrowthProgram, Rule
-from irgrow.growth.shares import Criterion, Shares
+from irgrow.growth.shares import Criterion, Shares, norms_message, running, take_norms
 from irgrow.growth.wrapper import DataParallel
 from irgrow.journal import Entry, Receipt, seed_of
 from irgrow.morphism import Morphism
@@ -85,10 +86,10 @@ class ParallelController(Controller):
         if not dist.is_initialized():
             raise OptionError("call torch.distributed.init_process_group first")
         self.channel = Channel(group, timeout)
-        self._shares = Shares(self.channel, net)
         self._sums: dict[str, Any] = {}
         self._morphisms: list[Morphism] = []
         super().__init__(net, program, steps_per_epoch)
+        self._shares = Shares(self.channel, net, self.recent)
         own = fingerprints(net) | {"values": b""}  # the first wrapper makes all start with the leader's values
         own["program"] += f"{program} {steps_per_epoch}".encode()
         compare(self.channel, "at the start", own)
@@ -161,7 +162,7 @@ class ParallelController(Controller):
             if told["do"] == "sum":
                 self._sum(told["key"])
             elif told["do"] == "probe":
-                self.channel.collect(self._shares.probe(told["nodes"], told["gradients"]))
+                self.channel.collect(self._shares.probe(told))
             elif told["do"] == "trial":
                 self.channel.collect(self._shares.trial(told))
             elif told["do"] == "edit":
@@ -205,7 +206,11 @@ class ParallelController(Controller):
         started, net = time.perf_counter(), self.net
         nodes, gradients = registry.call("needs", wanted, net.graph)
         gradients = gradients and criterion is not None
-        probed = self._shares.probed(nodes, gradients) if batch is not None and (nodes or gradients) else Probed()
+        probed, seen = Probed(), 0
+        if batch is not None:
+            seen = self._shares.reaching(wanted.batch_size(net.graph, wanted.site))
+            if nodes or gradients:
+                probed = self._shares.probed(nodes, gradients, seen)
         number = net.journal.counter
         seed = seed_of(net.seed, number, wanted)
         known = (probed.values, probed.gradients, probed.signals, probed.trial)
@@ -215,11 +220,10 @@ class ParallelController(Controller):
             return Receipt(str(wanted), verdict, (wanted.site,), seconds=time.perf_counter() - started)
         morphism: Morphism = planned.morphism
         told = morphism_message(morphism)
-        norms = _running(net)
         told |= {
             "do": "edit",
             "verdict": verdict_to_json(verdict),
-            "settles": batch is not None and bool(morphism.edits) and bool(norms),
+            "settles": batch is not None and bool(morphism.edits) and bool(running(net)),
             "entry": Entry(
                 number,
                 str(wanted),
@@ -232,8 +236,9 @@ class ParallelController(Controller):
                 "gradients" if probed.gradients is not None else "statistics" if probed.values else wanted.used,
             ).to_json(),
             "site": wanted.site,
+            "batches": seen,
         }
-        told.tensors |= {f"norm/{name}": value for name, value in norms.items()}
+        told.tensors |= norms_message(net)
         self.channel.tell(told)
         receipt = self._carry_out(told, lambda: morphism)
         return replace(receipt, seconds=time.perf_counter() - started)
@@ -254,13 +259,12 @@ class ParallelController(Controller):
             if net.has_pending_backward:
                 raise RefusedError("a forward pass was recorded and its backward pass has not run")
             morphism = read()
-            for name, value in _running(net).items():  # as the wrapper does before every pass: they are the leader's
-                value.copy_(told.tensors[f"norm/{name}"])
+            take_norms(net, told)
             swap = apply(net, morphism)
         except Exception as error:
             failure = error
         if told["settles"]:
-            settled, failure = self._settle(morphism, failure)
+            settled, failure = self._settle(morphism, failure, told["batches"])
         where = f"after `{entry.rewrite}` at step {self.count}"
         try:
             parts = None if failure is not None or morphism is None else fingerprints(net, morphism.touched)
@@ -277,13 +281,15 @@ class ParallelController(Controller):
         verdict, seconds = verdict_from_json(told["verdict"]), time.perf_counter() - started
         return Receipt(entry.rewrite, verdict, (told["site"],), None, None, seconds, morphism)
 
-    def _settle(self, morphism: Morphism | None, failure: Exception | None) -> tuple[bool, Exception | None]:
-        """Set the running statistics of new units: the first process measures them on the whole batch."""
+    def _settle(
+        self, morphism: Morphism | None, failure: Exception | None, batches: int
+    ) -> tuple[bool, Exception | None]:
+        """Set the running statistics of new units: the first process measures them on whole batches."""
         nets = [
             self.net,
             *(a for t in self.net.tracked if isinstance(a := getattr(t.average, "module", None), Network)),
         ]
-        inputs = self._shares.inputs or ()
+        inputs = joined(self._shares.batches(batches))
         found = self.channel.collect(
             Message({"failed": failure is not None}, {str(i): x for i, x in enumerate(inputs)})
         )
@@ -292,16 +298,16 @@ class ParallelController(Controller):
             if not any(m["failed"] for m in found) and morphism is not None:
                 try:
                     shares = [[m.tensors[str(i)].to(x.device) for m in found] for i, x in enumerate(inputs)]
-                    joined = tuple(torch.cat(share) for share in shares)
-                    settled = sum(settle(net, morphism, joined) for net in nets) > 0
-                    tensors = {f"{i}/{n}": v for i, net in enumerate(nets) for n, v in _running(net).items()}
+                    whole = tuple(torch.cat(share) for share in shares)
+                    settled = sum(settle(net, morphism, whole) for net in nets) > 0
+                    tensors = {f"{i}/{n}": v for i, net in enumerate(nets) for n, v in running(net).items()}
                 except Exception as error:
                     failure = error
             self.channel.tell(Message({"settled": settled}, tensors))
             return settled, failure
         told = self.channel.hear()
         for i, net in enumerate(nets if failure is None else ()):
-            for name, value in _running(net).items():
+            for name, value in running(net).items():
                 if f"{i}/{name}" in told.tensors:
                     value.copy_(told.tensors[f"{i}/{name}"])
         return told["settled"], failure
@@ -342,15 +348,6 @@ class _Summed(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self.controller.recorded)
-
-
-def _running(net: Network) -> dict[str, Tensor]:
-    """Return the running statistics of norms over the batch, which every process has its own of between two passes."""
-    nodes = [n for n in net.graph if n.op.facts.batch_statistics]
-    params = net.params
-    return {
-        p: params[p] for n in nodes for p in net.graph.own_params[n.name] if not isinstance(params[p], nn.Parameter)
-    }
 
 
 def _receipt_to_json(receipt: Receipt) -> dict[str, Any]:

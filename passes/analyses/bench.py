@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import ceil, prod
 from typing import Any
 
 import numpy as np
 
-from irgrow.axes import Atom, atoms
+from irgrow.axes import Atom, IndexMap, atoms
 from irgrow.edits import Impossible
 from irgrow.graph import Graph
 from irgrow.ops import Coupling
@@ -132,6 +133,23 @@ def recorded_at(graph: Graph, edits: Iterable[str]) -> tuple[str, ...]:
         if maker is not None:
             found += [graph[maker].inputs[0], measured(graph, maker)]
     return tuple(found)
+
+
+def enough(graph: Graph, edits: Mapping[str, IndexMap], most: int) -> int:
+    """Return how many samples say what is new to the units of layers: twice as many columns as there will be units.
+
+    Args:
+        graph: The network.
+        edits: The atoms that are edited, with their units.
+        most: The most columns (samples times positions) looked at.
+    """
+    found = 0
+    for atom, units in edits.items():
+        if (maker := first_layer(graph, atom)) is not None:
+            shape = graph.shape(measured(graph, maker))
+            positions = prod(shape) // shape[unit_dim(graph, maker)]
+            found = max(found, ceil(min(2 * len(units), most) / positions))
+    return found
 
 
 def bench(

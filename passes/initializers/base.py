@@ -54,6 +54,10 @@ class Initializer:
         """Return the nodes whose values must have been recorded in `context.statistics`."""
         return ()
 
+    def batch_size(self, graph: Graph, edits: Mapping[str, IndexMap]) -> int:
+        """Return how many samples those values should be of, at least; 0 if any batch will do."""
+        return 0
+
     def default(self) -> Fill:
         """Return what new rows of weights start from where `chosen` says nothing."""
         raise NotImplementedError

@@ -21,7 +21,7 @@ from irgrow.axes import NEW, IndexMap
 from irgrow.fills import Fill, Given, XavierUniform
 from irgrow.graph import Graph
 from irgrow.ops import integer, real
-from irgrow.passes.analyses.bench import Bench, bench, layer_of, recorded_at
+from irgrow.passes.analyses.bench import Bench, bench, enough, layer_of, recorded_at
 from irgrow.passes.analyses.novelty import matched as scaled
 from irgrow.passes.analyses.novelty import most_novel, row_space
 from irgrow.passes.initializers.base import Initializer, Newborns
@@ -55,6 +55,9 @@ class NorthOpt(Initializer):
 
     def needs(self, graph: Graph, edits: Mapping[str, IndexMap]) -> tuple[str, ...]:
         return recorded_at(graph, edits)
+
+    def batch_size(self, graph: Graph, edits: Mapping[str, IndexMap]) -> int:
+        return enough(graph, edits, self.samples)
 
     def chosen(self, newborns: Newborns) -> dict[str, Fill]:
         graph, context, fills = newborns.graph, newborns.context, dict[str, Fill]()

@@ -26,7 +26,7 @@ from irgrow.edits import Impossible
 from irgrow.fills import Fill, Given, XavierUniform
 from irgrow.graph import Graph
 from irgrow.ops import Dense, flag, integer, real, word
-from irgrow.passes.analyses.bench import Bench, bench, first_layer, layer_of, recorded_at
+from irgrow.passes.analyses.bench import Bench, bench, enough, first_layer, layer_of, recorded_at
 from irgrow.passes.analyses.candidates import flat_units, sampled
 from irgrow.passes.analyses.novelty import matching, numerical_row_space
 from irgrow.passes.analyses.places import unit_dim
@@ -64,6 +64,9 @@ class NorthPre(Initializer):
 
     def needs(self, graph: Graph, edits: Mapping[str, IndexMap]) -> tuple[str, ...]:
         return (*recorded_at(graph, edits), *(m for a in edits if (m := first_layer(graph, a)) is not None))
+
+    def batch_size(self, graph: Graph, edits: Mapping[str, IndexMap]) -> int:
+        return enough(graph, edits, self.samples)
 
     def chosen(self, newborns: Newborns) -> dict[str, Fill]:
         graph, fills = newborns.graph, dict[str, Fill]()

@@ -20,7 +20,7 @@ from irgrow.fills import Fill, Given, XavierUniform
 from irgrow.graph import Graph
 from irgrow.ops import flag, integer, real, word
 from irgrow.passes.analyses import novelty
-from irgrow.passes.analyses.bench import bench, layer_of, recorded_at
+from irgrow.passes.analyses.bench import bench, enough, layer_of, recorded_at
 from irgrow.passes.initializers.base import Initializer, Newborns
 
 Array = NDArray[np.float64]
@@ -51,6 +51,9 @@ class NorthSelect(Initializer):
 
     def needs(self, graph: Graph, edits: Mapping[str, IndexMap]) -> tuple[str, ...]:
         return recorded_at(graph, edits)
+
+    def batch_size(self, graph: Graph, edits: Mapping[str, IndexMap]) -> int:
+        return enough(graph, edits, self.samples)
 
     def chosen(self, newborns: Newborns) -> dict[str, Fill]:
         fills: dict[str, Fill] = {}

@@ -96,6 +96,11 @@ class GrowUnits(Pass):
             return ()
         return self.init.needs(graph, growth(graph, graph.axis(site), self.count))
 
+    def batch_size(self, graph: Graph, site: str) -> int:
+        if self.match(graph, site) is not None or not self.needs(graph, site) or self.init.wants_gradients:
+            return 0
+        return self.init.batch_size(graph, growth(graph, graph.axis(site), self.count))
+
     def wants_gradients(self, graph: Graph, site: str) -> bool:
         return self.init.wants_gradients
 

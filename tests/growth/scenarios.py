@@ -46,6 +46,7 @@ net plain(x: [2, 6, 6]) {
 }
 """
 MASKED = MLP.replace("a: dense(8)", "a: dense(8, masked = true)")
+WIDE = "net wide(x: [6]) { return x |> c1: dense(20) |> bn: batchnorm |> relu |> head: dense(3) }"
 LATE = 8  # samples in a process's share
 
 
@@ -200,10 +201,10 @@ last = scenario("last")
 plateau = scenario("plateau")
 
 
-def convolutions(rank, size, place):
+def normed(rank, size, place, text):
     """Batch norms in evaluation mode, so that shares and the whole batch are normalised alike."""
     rules = (rule("one", GrowUnits(init=NorthSelect()), (4,), "c1"),)
-    run = Training(rules, rank if size > 1 else None, 2, CNN)
+    run = Training(rules, rank if size > 1 else None, 2, text)
     average = torch.optim.swa_utils.AveragedModel(run.net)
     run.net.tracked.clear()
     run.net.track(run.optimizer, average=average)
@@ -220,7 +221,16 @@ def convolutions(rank, size, place):
         run.receipts += run.controller.step(x[i], loss.item())
         average.update_parameters(run.net)
     averages = {n: t.detach().clone() for n, t in average.module.params.items()}
-    return run.found() | {"averages": averages}
+    return run.found() | {"averages": averages, "notes": [note for r in run.receipts for note in r.notes]}
+
+
+def convolutions(rank, size, place):
+    return normed(rank, size, place, CNN)
+
+
+def wide(rank, size, place):
+    """A layer that takes three batches to look at."""
+    return normed(rank, size, place, WIDE)
 
 
 SALIENCIES = [Fisher(), Taylor("samples"), Taylor("fan_out"), Taylor("fan_in"), Dormancy(), Apoz(), Variance()]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from live import CNN, MLP
 from processes import Processes
-from scenarios import MASKED, PLAIN, SALIENCIES, TANH, Training, convolutions, scores
+from scenarios import MASKED, PLAIN, SALIENCIES, TANH, Training, convolutions, scores, wide
 
 from irgrow.axes import NEW
 from irgrow.errors import OptionError
@@ -128,14 +128,16 @@ def test_triggers_see_what_all_processes_recorded(name, together):
     same(one["slots"], two["slots"])
 
 
-def test_statistics_of_new_norm_units_are_those_of_the_whole_batch(together):
-    one, two = together("convolutions")
-    whole = convolutions(0, 1, None)
+@pytest.mark.parametrize(("call", "norm"), [(convolutions, "batchnorm_1"), (wide, "bn")])
+def test_statistics_of_new_norm_units_are_those_of_the_whole_batch(call, norm, together):
+    one, two = together(call.__name__)
+    whole = call(0, 1, None)
     assert one["used"] == whole["used"] == ["statistics"]
+    assert one["notes"] == two["notes"] == whole["notes"] == []
     for kind in ("params", "averages"):
         same(one[kind], two[kind])
         near(one[kind], whole[kind])
-    assert one["params"]["batchnorm_1.running_mean"][-2:].abs().min() > 0, "they were measured"
+    assert one["params"][f"{norm}.running_mean"][-2:].abs().min() > 0, "they were measured"
 
 
 def test_one_wrapper_kept_across_a_rewrite_does_not_train(together):
