@@ -330,7 +330,7 @@ def test_the_state_is_json_and_tensors():
     state, tensors = run.controller.state()
     assert json.loads(json.dumps(state)) == state
     assert {"count", "memory", "refused"} <= set(state)
-    assert {k.split("/")[0] for k in tensors} == {"relu_1", "relu_2", "[recent]"}
+    assert {k.split("/")[0] for k in tensors} <= {"relu_1", "relu_2", "[recent]"}
     assert tensors
     assert all(isinstance(t, torch.Tensor) for t in tensors.values())
 
