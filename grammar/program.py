@@ -79,8 +79,23 @@ class Program:
         """The growth program of the `grow` sections, or `None`."""
         from irgrow.grammar.settings import growth_program
 
-        sections = [s for s in self.sections if isinstance(s, syntax.GrowSection)]
-        return growth_program(self.source, sections) if sections else None
+        return growth_program(self.source, self._growth) if self._growth else None
+
+    def growth_on(self, graph: Graph) -> Any:
+        """Return the growth program, or `None`, having asked every rule whether it can work on a network.
+
+        Raises:
+            ProgramError: A rule is wrong, names what there is not, or can never do anything on this network.
+        """
+        from irgrow.grammar.settings import check_growth
+
+        growth = self.growth
+        check_growth(self.source, self._growth, graph)
+        return growth
+
+    @property
+    def _growth(self) -> list[syntax.GrowSection]:
+        return [s for s in self.sections if isinstance(s, syntax.GrowSection)]
 
     @cached_property
     def training(self) -> Any:

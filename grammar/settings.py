@@ -14,6 +14,7 @@ from irgrow.errors import Diagnostic, OptionError, ProgramError, Source, Span, d
 from irgrow.grammar import syntax
 from irgrow.grammar.arguments import Given, Mistake, bind, converted
 from irgrow.grammar.parser import parse_expression
+from irgrow.graph import Graph
 from irgrow.growth import EverySteps, GrowthProgram, Limit, Rates, Rule, Where
 from irgrow.training import TrainSettings
 
@@ -130,6 +131,28 @@ def growth_program(source: Source, sections: Sequence[syntax.GrowSection]) -> Gr
     if found:
         raise ProgramError(found)
     return GrowthProgram(tuple(rules), rates[0] if rates else None)
+
+
+def check_growth(source: Source, sections: Sequence[syntax.GrowSection], graph: Graph) -> None:
+    """Ask every rule whether it can work on a network.
+
+    Raises:
+        ProgramError: Some cannot; carries a diagnostic at the entry at fault.
+    """
+    found: list[Diagnostic] = []
+    for entry in (entry for section in sections for entry in section.entries):
+        match entry:
+            case syntax.RuleDecl():
+                rules, parts = [_rule(entry)], {setting.name: setting for setting in entry.settings}
+            case syntax.Use():
+                rules, parts = build(entry.bundle, "bundle").program().rules, {}
+            case _:
+                continue
+        for part, why in (problem for rule in rules for problem in rule.problems(graph)):
+            at = parts.get(part, entry)
+            found.append(Diagnostic(why, Span(source, at.start, at.end), code="growth"))
+    if found:
+        raise ProgramError(found)
 
 
 def _diagnostic(m: Mistake, source: Source) -> Diagnostic:

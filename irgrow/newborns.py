@@ -6,6 +6,8 @@ for many steps. They are measured in program order, so that a norm behind anothe
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor, fx
@@ -46,6 +48,16 @@ def settle(net: Network, morphism: Morphism, batch: tuple[Tensor, ...]) -> bool:
     with evaluating(net):
         Settling(net.module).run(*batch)
     return True
+
+
+def unsettled(morphism: Morphism) -> Morphism:
+    """Return a rewrite for which there is no batch, with notes of the norms that would need one."""
+    notes = tuple(
+        f"the running mean and variance of the new units of `{name}` are 0 and 1, there was no batch to measure them "
+        "on; give `batch` or `statistics`"
+        for name in _new_units(morphism)
+    )
+    return replace(morphism, notes=(*morphism.notes, *notes)) if notes else morphism
 
 
 def _new_units(morphism: Morphism) -> dict[str, Tensor]:

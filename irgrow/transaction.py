@@ -20,7 +20,7 @@ from irgrow import registry
 from irgrow.errors import CompilerBug, RefusedError
 from irgrow.journal import DEPTH, Entry, Receipt, seed_of
 from irgrow.network import Network
-from irgrow.newborns import settle
+from irgrow.newborns import settle, unsettled
 from irgrow.probing import Probed, evaluating, probe
 from irgrow.swap import Swap, apply
 from irgrow.verdict import Approximate, Exact, Refused, required
@@ -118,13 +118,14 @@ def _attempt(
     verdict = required(planned.verdict, require, pass_.site)
     if isinstance(verdict, Refused):
         return Attempt(Receipt(str(pass_), verdict, sites, seconds=time.perf_counter() - started))
+    morphism = planned.morphism if recorded is not None else unsettled(planned.morphism)
     before = _outputs(net, batch, loss)
-    applied = apply(net, planned.morphism)
+    applied = apply(net, morphism)
     error, losses, settled = None, None, False
     try:
         for grown in (net, *(a for t in net.tracked if isinstance(a := getattr(t.average, "module", None), Network))):
             if recorded is not None:
-                settled |= settle(grown, planned.morphism, recorded)
+                settled |= settle(grown, morphism, recorded)
         if before is not None:
             after = _outputs(net, batch, loss)
             assert after is not None
@@ -136,14 +137,14 @@ def _attempt(
     except BaseException:
         applied.restore()
         raise
-    old, new = planned.morphism.before, planned.morphism.after
+    old, new = morphism.before, morphism.after
     used = (
         "gradients" if probed.gradients is not None else "statistics" if probed.values else "norms" if settled else ""
     )
     text = str(planned.verdict)
     entry = Entry(number, str(pass_), text, seed, old.digest, new.digest, new.count(), step, used)
     seconds = time.perf_counter() - started
-    return Attempt(Receipt(str(pass_), verdict, sites, error, losses, seconds, planned.morphism), applied, entry)
+    return Attempt(Receipt(str(pass_), verdict, sites, error, losses, seconds, morphism), applied, entry)
 
 
 def undo(net: Network) -> Receipt:

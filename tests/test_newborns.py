@@ -34,6 +34,7 @@ def test_new_units_have_the_statistics_of_the_batch():
     torch.testing.assert_close(net.params["bn.running_var"][4:], columns.var(1))
     assert receipt.verdict.preserves
     assert receipt.error < 1e-12
+    assert receipt.notes == ()
 
 
 def test_old_units_keep_theirs_and_the_norm_behind_is_left_alone():
@@ -44,7 +45,11 @@ def test_old_units_keep_theirs_and_the_norm_behind_is_left_alone():
 
 
 def test_without_a_batch_they_start_at_zero_and_one():
-    net, _ = grown(None)
+    net, receipt = grown(None)
+    assert receipt.notes == (
+        "the running mean and variance of the new units of `bn` are 0 and 1, there was no batch to measure them on; "
+        "give `batch` or `statistics`",
+    )
     assert torch.equal(net.params["bn.running_var"], torch.ones(7, dtype=torch.float64))
     assert torch.equal(net.params["bn.running_mean"], torch.zeros(7, dtype=torch.float64))
 

@@ -60,11 +60,10 @@ def _checked(path: Path, net: str | None, given: dict[str, Any]) -> list[dict[st
     if not names and own and not program.sections:
         return [{"file": str(path), "ok": True, "text": f"{path}: ok, blocks only"}]
     rows = []
-    growth, _ = program.growth, program.training
+    _ = program.growth, program.training
     for name in names or (None,):
         graph = program.graph(name, given)
-        for rule in growth.rules if growth is not None else ():
-            rule.where.sites(graph)
+        program.growth_on(graph)
         total = cost(graph)
         text = f"{path}: ok, net {graph.name}: {len(graph)} nodes, {total.parameters:,} parameters, {total.macs:,} MACs"
         row = {"file": str(path), "ok": True, "net": graph.name, "nodes": len(graph), "text": text}

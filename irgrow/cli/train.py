@@ -84,7 +84,8 @@ def _job(file: Path, net: str | None, set_: list[str] | None, changes: dict[str,
     for attribute in attributes(type(settings)):
         if attribute.name in changes and (problem := attribute.problem(changes[attribute.name])):
             raise OptionError(problem)
-    return Job(parsed.graph(net, values(set_)), replace(settings, **changes), parsed.growth)
+    graph = parsed.graph(net, values(set_))
+    return Job(graph, replace(settings, **changes), parsed.growth_on(graph))
 
 
 def _fresh_folder(name: str) -> Path:

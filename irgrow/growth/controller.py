@@ -63,6 +63,7 @@ class Controller:
         self._hooks: list[Any] = []
         self._hooked: set[nn.Module] = set()
         self._renewing: set[str] | None = None
+        self._trained = False
         self._module: nn.Module | None = None
         self._rewrites = net.journal.counter
         self._tuner = None if program.rates is None else Tuner(net, program.rates)
@@ -115,6 +116,7 @@ class Controller:
             return key in self._renewing
         if not (module.training and torch.is_grad_enabled()):
             return False
+        self._trained = True
         within = max((record.lead for record in self.recorded.values()), default=0)
         moment = Moment(self.count, self.steps_per_epoch)
         return any(r.every.soon(moment, within) for r in self.program.rules)
@@ -196,7 +198,8 @@ class Controller:
             A receipt for every rewrite, refused ones included (each reason of a site once).
 
         Raises:
-            DataError: The loss is not finite.
+            DataError: The loss is not finite, or the network was never run in training mode and a trigger looks at
+                what is recorded then.
             OptionError: A trigger cannot say anything about a site, or what was recorded of it is not finite.
         """
         try:
@@ -232,7 +235,14 @@ class Controller:
             rule.every.observe(loss, cadence)
             for site in sites:
                 rule.when.observe(loss, self._remembered(rule, site))
-        return sites if rule.every.due(moment, cadence) else ()
+        if not rule.every.due(moment, cadence):
+            return ()
+        if not self._trained and any(rule.when.watches(self.net.graph, site) for site in sites):
+            raise DataError(
+                f"rule `{rule.name}` has nothing to look at: since its controller was made, the network has not been "
+                "run in training mode with gradients; call `train()` on it before the forward pass"
+            )
+        return sites
 
     def _view(self, loss: float | None) -> View:
         return View(self.net.graph, self.count, loss, self.recorded, self.net.params)
@@ -313,7 +323,7 @@ class Controller:
 
     def load(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Take back what `state` returned, for the network as it was then."""
-        state = deepcopy(state)
+        state, self._trained = deepcopy(state), True
         self.count, self.memory = state["count"], state["memory"]
         self.refused, self._refused_by = state["refused"], state.get("refused_by", {})
         if self._tuner is not None:

@@ -48,7 +48,7 @@ from irgrow.growth.wrapper import DataParallel
 from irgrow.journal import Entry, Receipt, seed_of
 from irgrow.morphism import Morphism
 from irgrow.network import Network, as_inputs
-from irgrow.newborns import settle
+from irgrow.newborns import settle, unsettled
 from irgrow.passes import Pass, View
 from irgrow.passes.records.base import Record
 from irgrow.probing import Probed
@@ -218,7 +218,7 @@ class ParallelController(Controller):
         verdict = required(planned.verdict, require, wanted.site)
         if isinstance(verdict, Refused):
             return Receipt(str(wanted), verdict, (wanted.site,), seconds=time.perf_counter() - started)
-        morphism: Morphism = planned.morphism
+        morphism: Morphism = planned.morphism if batch is not None else unsettled(planned.morphism)
         told = morphism_message(morphism)
         told |= {
             "do": "edit",

@@ -6,6 +6,7 @@ limits. The same dataclasses are what `grow { rule ... }` parses into.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -169,6 +170,27 @@ class Rule:
             OptionError: A name or pattern matches nothing.
         """
         return (self.apply.site,) if self.apply.whole else self.where.sites(graph)
+
+    def problems(self, graph: Graph) -> Iterator[tuple[str, str]]:
+        """Yield what of the rule can never work on a network: the entry at fault, and why.
+
+        Sites that are named must all do, of those that a word or a pattern finds one is enough.
+        """
+        try:
+            sites = self.sites(graph)
+        except OptionError as error:
+            yield "where", str(error)
+            return
+        if not (self.apply.counted or self.apply.removes) or self.apply.whole:
+            return
+        reasons = {site: self.apply.at(site, 1).match(graph, site) for site in sites}
+        names = (item for item in self.where.items if item in graph or item in graph.leaves)
+        named = {axis for name in names for axis in _matching(graph, name)}
+        at_fault = [site for site, why in reasons.items() if why is not None and site in named]
+        if not at_fault and None not in reasons.values():
+            at_fault = list(reasons)[:1]
+        for site in at_fault:
+            yield "apply", f"`{self.apply}` can do nothing at `{site}`: {reasons[site]}"
 
     def __str__(self) -> str:
         lines = [f"  rule {self.name} {{", f"    every = {self.every}", f"    when = {self.when}"]

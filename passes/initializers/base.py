@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from irgrow.attributes import call_text
 from irgrow.axes import IndexMap
-from irgrow.edits import Edits
+from irgrow.edits import Edits, Impossible
 from irgrow.fills import Fill
 from irgrow.graph import Graph
 from irgrow.morphism import Morphism
@@ -49,6 +49,22 @@ class Initializer:
 
     def __str__(self) -> str:
         return call_text(self)
+
+    def match(self, graph: Graph, edits: Mapping[str, IndexMap]) -> str | None:
+        """Return why it has nothing for the new units of such a network, whatever its numbers; `None` if it may."""
+        try:
+            for atom in edits:
+                self.suits(graph, edits, atom)
+        except Impossible as impossible:
+            return impossible.reason
+        return None
+
+    def suits(self, graph: Graph, edits: Mapping[str, IndexMap], atom: str) -> None:
+        """Look at one of the atoms that gain units.
+
+        Raises:
+            Impossible: It has nothing for them.
+        """
 
     def needs(self, graph: Graph, edits: Mapping[str, IndexMap]) -> tuple[str, ...]:
         """Return the nodes whose values must have been recorded in `context.statistics`."""

@@ -70,6 +70,18 @@ class GradMax(Initializer):
     def default(self) -> Fill:
         return XavierUniform()
 
+    def suits(self, graph: Graph, edits: Mapping[str, IndexMap], atom: str) -> None:
+        found = bridge(graph, atom, True)
+        if (flat := flat_at_zero(graph, atom)) is not None and all(r.slope == 0.0 for r in found.routes):
+            raise Impossible(
+                f"the slope of `{flat}` at zero is zero, so units with zero fan-in would never receive a gradient; "
+                "`right_relu` computes the same as `relu` and has slope 1 there"
+            )
+        if self.constraint == "frobenius" and found.lanes > 1:
+            raise Impossible(
+                f"units run in {found.lanes} lanes, and by `constraint = frobenius` only one of them would live"
+            )
+
     def needs(self, graph: Graph, edits: Mapping[str, IndexMap]) -> tuple[str, ...]:
         return tuple(name for atom in edits for name in needed(graph, atom))
 
@@ -82,12 +94,6 @@ class GradMax(Initializer):
     def _read(self, newborns: Newborns, axis: str, count: int) -> dict[str, Fill]:
         """Return the new columns of every weight that reads an axis, and what else the bridge asks for."""
         graph, context = newborns.graph, newborns.context
-        routes = bridge(graph, axis, True).routes
-        if (flat := flat_at_zero(graph, axis)) is not None and all(r.slope == 0.0 for r in routes):
-            raise Impossible(
-                f"the slope of `{flat}` at zero is zero, so units with zero fan-in would never receive a gradient; "
-                "`right_relu` computes the same as `relu` and has slope 1 there"
-            )
         if context.params is None:
             raise Impossible("gradmax needs the parameters of the network")
         maker = bridge(graph, axis).maker
@@ -115,10 +121,6 @@ class GradMax(Initializer):
         if rank == 0:
             raise Impossible("the auxiliary gradient is zero on this batch: no fan-out gives new units a gradient")
         if self.constraint == "frobenius":
-            if len(blocks) > 1:
-                raise Impossible(
-                    f"units run in {len(blocks)} lanes, and by `constraint = frobenius` only one of them would live"
-                )
             if count > 1:
                 notes.append(f"gradmax: {count} copies of one fan-out; they receive the same gradient until parted")
             return np.tile(_signed(left[:, :, :1]).transpose(2, 0, 1), (count, 1, 1))

@@ -70,6 +70,10 @@ class Nest(Initializer):
     def default(self) -> Fill:
         return ZERO
 
+    def suits(self, graph: Graph, edits: Mapping[str, IndexMap], atom: str) -> None:
+        if bridge(graph, atom).lanes > 1:
+            raise Impossible(f"units of `{atom}` run in several lanes, such as one for every head; nest knows one")
+
     def needs(self, graph: Graph, edits: Mapping[str, IndexMap]) -> tuple[str, ...]:
         return tuple(name for atom in edits for name in needed(graph, atom))
 
@@ -79,8 +83,6 @@ class Nest(Initializer):
             maker, count = bridge(graph, axis).maker, int((m == NEW).sum())
             if params is None:
                 raise Impossible("nest needs the parameters of the network")
-            if bridge(graph, axis).lanes > 1:
-                raise Impossible(f"units of `{axis}` run in several lanes, such as one for every head; nest knows one")
             weight = effective(params, graph.param_name(maker, "weight"))
             by_trial = isinstance(graph[maker].op, Conv)
             fan_in, fan_outs = (self._tried if by_trial else self._paired)(newborns, axis, weight, count)

@@ -53,6 +53,9 @@ class NorthOpt(Initializer):
     def default(self) -> Fill:
         return XavierUniform(match=True)
 
+    def suits(self, graph: Graph, edits: Mapping[str, IndexMap], atom: str) -> None:
+        layer_of(graph, edits, atom, "north_opt")
+
     def needs(self, graph: Graph, edits: Mapping[str, IndexMap]) -> tuple[str, ...]:
         return recorded_at(graph, edits)
 

@@ -62,6 +62,11 @@ class NorthPre(Initializer):
     def default(self) -> Fill:
         return XavierUniform(match=True)
 
+    def suits(self, graph: Graph, edits: Mapping[str, IndexMap], atom: str) -> None:
+        maker = layer_of(graph, edits, atom, "north_pre")
+        if not isinstance(graph[maker].op, Dense):
+            raise Impossible(f"north_pre is for dense layers, `{maker}` is a {graph[maker].op.kind}; use north_select")
+
     def needs(self, graph: Graph, edits: Mapping[str, IndexMap]) -> tuple[str, ...]:
         return (*recorded_at(graph, edits), *(m for a in edits if (m := first_layer(graph, a)) is not None))
 
@@ -72,10 +77,6 @@ class NorthPre(Initializer):
         graph, fills = newborns.graph, dict[str, Fill]()
         for atom, m in newborns.edits.items():
             maker = layer_of(graph, newborns.edits, atom, "north_pre")
-            if not isinstance(graph[maker].op, Dense):
-                raise Impossible(
-                    f"north_pre is for dense layers, `{maker}` is a {graph[maker].op.kind}; use north_select"
-                )
             count = int((m == NEW).sum())
             found = self._solved(newborns, maker, count)
             if found is None:

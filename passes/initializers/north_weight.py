@@ -10,14 +10,16 @@ Source: Maile (2023), 6.2.2.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from irgrow.axes import NEW
+from irgrow.axes import NEW, IndexMap
 from irgrow.edits import Impossible
 from irgrow.fills import Fill, Given, XavierUniform
+from irgrow.graph import Graph
 from irgrow.ops import flag
 from irgrow.passes.analyses.bench import layer_of
 from irgrow.passes.analyses.entries import effective
@@ -41,6 +43,9 @@ class NorthWeight(Initializer):
 
     def default(self) -> Fill:
         return XavierUniform(match=True)
+
+    def suits(self, graph: Graph, edits: Mapping[str, IndexMap], atom: str) -> None:
+        layer_of(graph, edits, atom, "north_weight")
 
     def chosen(self, newborns: Newborns) -> dict[str, Fill]:
         graph, context, fills = newborns.graph, newborns.context, dict[str, Fill]()

@@ -51,8 +51,8 @@ class GrowUnits(Pass):
         count: How many units more.
         init: How the side that is not zero starts.
         zero: The side that starts at zero: `fan_out` or `fan_in`; with `mean` units start as the mean of the old ones,
-            which a layer norm makes zero of; with `neither` both sides start as `init` says. Left out for initializers
-            that say it themselves, such as `gradmax`.
+            which a layer norm makes zero of; with `neither` both sides start as `init` says. Unless given it is
+            `fan_out`, or what the initializer says, as `gradmax` does.
         absorb: Whether biases make up for new units with zero fan-in that are not zero.
 
     >>> str(GrowUnits("f1", 8))
@@ -64,7 +64,7 @@ class GrowUnits(Pass):
     axis: str = site("")
     count: int = integer(1, high=1 << 24)
     init: Initializer = plan("initializer", Random())
-    zero: str = word("fan_out", "fan_in", "mean", "neither", default="fan_out")
+    zero: str = word("auto", "fan_out", "fan_in", "mean", "neither", default="auto")
     absorb: bool = flag(False)
 
     @property
@@ -78,7 +78,7 @@ class GrowUnits(Pass):
     def contradiction(self) -> str | None:
         if self.absorb and self.zero != "fan_in":
             return "`absorb` makes up for units with zero fan-in; it goes with `zero = fan_in`"
-        if self.init.zero is not None and self.zero not in ("fan_out", self.init.zero):
+        if self.init.zero is not None and self.zero not in ("auto", self.init.zero):
             return f"`{self.init}` says itself which side of new units is zero; leave `zero = {self.zero}` out"
         return super().contradiction
 
@@ -86,10 +86,10 @@ class GrowUnits(Pass):
         if (problem := self.contradiction) is not None:
             return problem
         try:
-            growth(graph, graph.axis(site), self.count)
+            edits = growth(graph, graph.axis(site), self.count)
         except (Impossible, OptionError) as reason:
             return str(reason)
-        return None
+        return self.init.match(graph, edits)
 
     def needs(self, graph: Graph, site: str) -> tuple[str, ...]:
         if self.init.zero is None and self.zero in ("fan_in", "mean"):
@@ -108,7 +108,7 @@ class GrowUnits(Pass):
         edits = growth(graph, graph.axis(site), self.count)
         newborns = Newborns(graph, edits, context)
         given = self.init.given(newborns)
-        zero = self.init.zero or self.zero
+        zero = self.init.zero or ("fan_out" if self.zero == "auto" else self.zero)
         made = self._on_stream(newborns, given) if zero in ("fan_in", "mean") else self._beside(newborns, given, zero)
         return replace(self.init.finished(newborns, made), notes=tuple(newborns.notes))
 

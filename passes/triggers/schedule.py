@@ -21,7 +21,8 @@ class Schedule(Trigger):
             one unit at the most, and what a site has missed comes when it is asked.
 
     Raises:
-        OptionError: `until` was given without `total`, or is less than the portions; or `times` without `until`.
+        OptionError: `until` was given without `total`, with `units`, or is less than the portions; or `times` without
+            `until`.
 
     >>> str(Schedule(total=10, until=80, times=8))
     'schedule(total = 10, until = 80, times = 8)'
@@ -37,6 +38,8 @@ class Schedule(Trigger):
             raise OptionError("`times` says in how many portions units come `until` a step; give both")
         if self.until > 0 and self.total == 0:
             raise OptionError("`until` says by when `total` units come; give both")
+        if self.until > 0 and self.units != 1:
+            raise OptionError("`until` spreads `total` units; how many come each time follows, leave `units` out")
         if 0 < self.until < self._portions:
             raise OptionError(f"`until` must be at least {self._portions}, once a step; found {self.until}")
 

@@ -88,6 +88,24 @@ def test_errors_as_json_are_located(irgrow, write):
     ("section", "message"),
     [
         ("grow { rule r { when = schedule  apply = grow_units  where = hh } }", "matches no axis"),
+        (
+            "grow { rule r { when = schedule  apply = grow_units  where = relu_2 } }",
+            "net.irg:2:54: error: `where = relu_2` matches no axis; did you mean `relu_1`?",
+        ),
+        (
+            "grow { use gradmax }",
+            "net.irg:2:8: error: `grow_units(init = gradmax)` can do nothing at `h`: the slope of",
+        ),
+        (
+            "grow { rule r { when = schedule  apply = grow_units  where = dense_1 } }",
+            "net.irg:2:34: error: `grow_units` can do nothing at `dense_1`: axis `dense_1` is locked",
+        ),
+        ("grow { rule r { when = schedule apply = prune_units(by = apoz) where = [h, dense_1] } }", "is locked"),
+        (
+            "grow { rule r { when = schedule  apply = grow_units(init = gradmax, zero = fan_out) } }",
+            "`gradmax` says itself which side of new units is zero; leave `zero = fan_out` out",
+        ),
+        ("grow { rule r { when = schedule(3, 8, until = 9)  apply = grow_units } }", "leave `units` out"),
         ("grow { rule r { when = scedule  apply = grow_units } }", "unknown trigger `scedule`"),
         ("train { epohcs = 3 }", "epohcs"),
         ("train { epochs = 0 }", "`epochs` must be at least 1, found 0"),
@@ -98,3 +116,22 @@ def test_errors_as_json_are_located(irgrow, write):
 def test_sections_are_checked_too(write, mistake, section, message):
     write("net n(x: [4]) { return x |> h: dense(3) |> relu |> dense(2) }\n" + section)
     assert message in mistake("check", "net.irg")
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        "grow { use gradmax }",
+        "grow { rule r { when = schedule  apply = grow_units(init = gradmax)  where = editable } }",
+        "grow { rule r { when = schedule  apply = grow_units(init = gradmax)  where = t } }",
+    ],
+)
+def test_a_rule_that_can_work_somewhere_is_fine(fine, write, section):
+    """Negative control: one site that a word or pattern finds is enough."""
+    write("net n(x: [4]) { return x |> h: dense(3) |> relu |> t: dense(3) |> tanh |> dense(2) }\n" + section)
+    assert fine("check", "net.irg")
+
+
+def test_a_rule_without_sites_is_fine(fine, write):
+    write("net n(x: [4]) { return x |> dense(2) }\ngrow { use gradmax }")
+    assert fine("check", "net.irg")

@@ -402,3 +402,23 @@ def test_a_limit_holds_for_new_layers_too():
     assert cost(run.net.graph).parameters <= most
     free = Training(only(rule(apply=InsertLayer("relu_1"), where=Where(("a",))))).run(2)
     assert cost(free.net.graph).parameters > most
+
+
+def test_a_network_that_is_never_run_in_training_mode_is_told_of():
+    run = Training(NorthSelectBundle(baseline="maximum").program())
+    run.net.eval()
+    before = str(run.net.graph)
+    with pytest.raises(DataError, match="`north_select` has nothing to look at: .* call `train\\(\\)` on it"):
+        run.step()
+    assert str(run.net.graph) == before
+    run.net.train()
+    run.run(2)
+    run.net.eval()
+    run.run(2)  # what was recorded is not new, but there is something
+
+
+def test_rules_that_look_at_nothing_need_no_training_pass():
+    """Negative control: in evaluation mode all the time."""
+    run = Training(only(rule(when=Schedule(1))))
+    run.net.eval()
+    assert run.run(2).receipts
