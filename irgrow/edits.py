@@ -7,7 +7,6 @@ expression with the same atoms follows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,14 +16,16 @@ from irgrow.graph import Graph
 Edits = dict[str, IndexMap]
 
 
-@dataclass(frozen=True)
 class Impossible(Exception):
-    """An edit that cannot be expressed; carries the reason."""
+    """An edit that cannot be expressed.
 
-    reason: str
+    Args:
+        reason: Why; its text.
+    """
 
-    def __str__(self) -> str:
-        return self.reason
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 def step_of(graph: Graph, axis: Axis, atom: str) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 from irgrow.axes import NEW, Layout
 from irgrow.computing import compute
 from irgrow.errors import CompilerBug
-from irgrow.fills import Array, Constant, Fill, Given, generator
+from irgrow.fills import ZERO, Array, Constant, Fill, Given, generator
 from irgrow.morphism import (
     Chain,
     Compute,
@@ -230,8 +230,8 @@ def _fill(t: Select, new: Tensor, old: Tensor, rng: Draws, fill: Fill | None) ->
     jobs = [(fill or t.fills[dim], dim) for dim in t.added]
     for chosen, dim in sorted(jobs, key=lambda job: (job[0].is_zero, job[1])):
         place = t.added[dim]
-        if chosen.is_zero or isinstance(chosen, Constant):
-            put(new, dim, place, chosen.value if isinstance(chosen, Constant) else 0.0)
+        if isinstance(chosen, Constant):
+            put(new, dim, place, chosen.value)
             continue
         draws = draws or rng()
         slab = chosen.slab(tuple(new.shape), dim, place.added, draws)
@@ -276,7 +276,7 @@ def _gather(t: Gather, old: Tensor, rng: Draws, fill: Fill | None) -> Tensor:
     added = np.flatnonzero(t.index == NEW)
     chosen = fill or t.fill
     if added.size:
-        values = torch.from_numpy(chosen.draw((added.size,), rng())).to(old) if not chosen.is_zero else 0
+        values = 0 if chosen == ZERO else torch.from_numpy(chosen.draw((added.size,), rng())).to(old)
         flat[torch.from_numpy(added).to(old.device)] = values
     return flat.reshape(t.shape)
 

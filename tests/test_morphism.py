@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from irgrow.axes import NEW
 from irgrow.backends import random_params
-from irgrow.errors import CompilerBug
-from irgrow.fills import ONES, ZERO, Constant, XavierUniform
+from irgrow.errors import CompilerBug, OptionError
+from irgrow.fills import ONES, ZERO, Constant, Given, XavierUniform
 from irgrow.grammar import parse
 from irgrow.morphism import (
     Chain,
@@ -51,6 +51,18 @@ def test_select_gathers_scales_and_fills():
     assert move(scaled, old, (2, 3), "w", 0, Kind.SQUARE)[0].tolist() == [0, 9, 18]
     assert move(scaled, old, (2, 3), "w", 0, Kind.MAGNITUDE)[1].tolist() == [1.5, 2, 2.5]
     assert move(scaled, old, (2, 3), "w", 0, Kind.FREE).tolist() == old["w"].tolist()
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_given_numbers_of_another_shape_are_an_error_whatever_they_are(value):
+    old = {"w": torch.ones(2, 3)}
+    fit, unfit = (Given(np.full(shape, value)) for shape in ((1, 3), (1, 4)))
+    assert move(select([0, 1, NEW], None, fills=(fit, ZERO)), old, (3, 3), "w", 0)[2].tolist() == [value] * 3
+    with pytest.raises(OptionError, match=r"the given values have shape \[1, 4\], the tensor has \[1, 3\]"):
+        move(select([0, 1, NEW], None, fills=(unfit, ZERO)), old, (3, 3), "w", 0)
+    gather = Gather("w", np.array([0, NEW]), (2,), Given(np.full(3, value)))
+    with pytest.raises(OptionError, match="the given values have shape"):
+        move(gather, {"w": torch.ones(2)}, (2,), "w", 0)
 
 
 def test_zero_wins_where_two_dimensions_are_new():

@@ -45,7 +45,7 @@ def _outputs(graph, params, x):
 
 def test_columns_of_zeros_are_exact_and_so_are_columns_that_are_left_out():
     for values in ({"h.weight": ROWS, "o.weight": np.zeros((3, 2))}, {"h.weight": ROWS, "h.bias": BIAS}):
-        for zero in ("neither", "fan_out"):
+        for zero in ("neither", "auto"):
             result, params = grow(values, zero=zero)
             assert result.verdict == Exact()
             assert output_error(result.morphism, params, random_inputs(GRAPH, 0)) < 1e-14
@@ -146,3 +146,8 @@ def test_torch_tensors_will_do_and_are_not_shared():
     assert torch.equal(rows, torch.ones(2, 4, dtype=torch.float64))
     net.undo()
     assert net.graph == GRAPH
+
+
+def test_which_side_is_zero_the_numbers_say():
+    result, _ = grow({"h.weight": ROWS}, zero="fan_out")
+    assert "says itself which side of new units is zero" in result.verdict.reason
