@@ -47,9 +47,13 @@ def rewrite(
     recorded: tuple[Tensor, ...] | None,
     require: str,
     seed: int | None = None,
+    probed: Probed | None = None,
 ) -> Receipt:
-    """Run a pass on a live network; see `Network.rewrite`. The seed is derived from the network's unless given."""
-    return rewrite_all(net, (pass_,), batch, loss, step, recorded, require, seed)[0]
+    """Run a pass on a live network; see `Network.rewrite`.
+
+    The seed is derived from the network's unless given; nothing is probed if what a probe would say is.
+    """
+    return rewrite_all(net, (pass_,), batch, loss, step, recorded, require, seed, probed)[0]
 
 
 def rewrite_all(
@@ -61,6 +65,7 @@ def rewrite_all(
     recorded: tuple[Tensor, ...] | None,
     require: str,
     seed: int | None = None,
+    probed: Probed | None = None,
 ) -> list[Receipt]:
     """Run passes one after the other as a single transaction: all of them, or none.
 
@@ -77,7 +82,7 @@ def rewrite_all(
     try:
         for number, pass_ in enumerate(passes, net.journal.counter):
             own = seed_of(net.seed, number, pass_) if seed is None else seed
-            tried.append(_attempt(net, pass_, batch, loss, step, recorded, require, number, own))
+            tried.append(_attempt(net, pass_, batch, loss, step, recorded, require, number, own, probed))
             if not tried[-1].receipt.applied:
                 _restore(tried)
                 return [t.receipt for t in tried]
@@ -107,10 +112,12 @@ def _attempt(
     require: str,
     number: int,
     seed: int,
+    probed: Probed | None,
 ) -> Attempt:
     """Put a rewrite in place without committing it; on any failure nothing has changed."""
     started = time.perf_counter()
-    probed = _probed(net, pass_, recorded, loss)
+    given = probed is not None
+    probed = probed or _probed(net, pass_, recorded, loss)
     known = (probed.values, probed.gradients, probed.signals, probed.trial)
     context = registry.lookup("context")(net.params, seed, *known)
     planned = registry.call("plan", pass_, net.graph, context)
@@ -138,9 +145,8 @@ def _attempt(
         applied.restore()
         raise
     old, new = morphism.before, morphism.after
-    used = (
-        "gradients" if probed.gradients is not None else "statistics" if probed.values else "norms" if settled else ""
-    )
+    looked = "gradients" if probed.gradients is not None else "statistics" if probed.values else ""
+    used = "records" if given else looked or ("norms" if settled else "")
     text = str(planned.verdict)
     entry = Entry(number, str(pass_), text, seed, old.digest, new.digest, new.count(), step, used)
     seconds = time.perf_counter() - started

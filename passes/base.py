@@ -122,6 +122,10 @@ class Pass:
         """Return the pass with what it takes from what was recorded in training; itself where that is not enough."""
         return self
 
+    def recorded(self, view: View) -> Context | None:
+        """Return what was recorded in training in the place of what a batch would say; `None` if that is not enough."""
+        return None
+
     @property
     def decided_by_numbers(self) -> bool:
         """Whether numbers that change in training decide if it applies, so that a rule tries again when refused."""

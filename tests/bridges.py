@@ -18,6 +18,44 @@ from irgrow.passes.primitives import by_role, resize
 from irgrow.probing import probe
 from irgrow.testing.numbers import as_tensors, carried, difference, random_inputs
 
+ATTENTION = "net n(x: [5, 4]) {{ return x |> transpose |> a: attention({0}) |> tanh |> flatten |> dense(2) }}"
+WAYS = {
+    "depthwise": (
+        "net n(x: [3, 6, 5]) { return x |> h: conv(4, kernel = 3) |> tanh |> depthwise(3, multiplier = 2) |> silu "
+        "|> y: conv(9, kernel = 1) |> tanh |> avgpool |> dense(2) }",
+        "h",
+    ),
+    "head_dim": (ATTENTION.format("heads = 3, head_dim = 2, units = 9"), "a.head_dim"),
+    "causal": (ATTENTION.format("heads = 4, head_dim = 3, kv_heads = 2, causal = true, units = 9"), "a.head_dim"),
+    "rotary": (ATTENTION.format("heads = 2, head_dim = 4, rotary = true"), "a.mix.pairs"),
+    "units last": (
+        "net n(x: [4, 5]) { return x |> h: dense(3) |> tanh |> flatten |> y: dense(9) |> tanh |> dense(2) }",
+        "h",
+    ),
+    "heads": (ATTENTION.format("heads = 3, head_dim = 2, causal = true"), "a.heads"),
+    "groups": (
+        "net n(x: [3, 6, 6]) { return x |> h: conv(4, kernel = 3) |> tanh |> y: conv(18, kernel = 2, groups = 2) "
+        "|> tanh |> avgpool |> dense(2) }",
+        "y.reads",
+    ),
+    "gate": (
+        "net n(x: [4]) { b = x |> h: dense(5) |> sigmoid a = x |> g: dense(5) |> tanh "
+        "return mul(b, a) |> y: dense(9) |> tanh |> dense(2) }",
+        "h",
+    ),
+    "swiglu": (
+        "net n(x: [4]) { a = x |> h: dense(5, masked = true) |> silu b = x |> g: dense(5, bias = false) "
+        "return mul(a, b) |> y: dense(9) |> tanh |> dense(2) }",
+        "h",
+    ),
+    "swiglu, the gate last": (
+        "net n(x: [4]) { b = x |> h: dense(5, bias = false) a = x |> g: dense(5) |> silu "
+        "return mul(a, b) |> y: dense(9) |> tanh |> dense(2) }",
+        "h",
+    ),
+}
+"""Programs and an axis of each, by what its units go through."""
+
 
 def refused(text, axis, reason):
     """See that there is no bridge around an axis, and that the reason says so."""

@@ -8,8 +8,9 @@
 
 After every step the rules are asked in order, each at every site in program order (Maile 2023, Algorithm 4); rules with
 `order = sites` that follow one another take turns at every site (Algorithm 5). What triggers look at comes from the
-forward passes that train, through hooks on the leaf modules. Initializers that look at values or gradients have the
-batch run again, and triggers that compare with what was right after a change the latest batches.
+passes that train, through hooks on the leaf modules, and so does what passes look at, as far as they say what to
+record. The rest is recorded on the batch, which is run again; triggers that compare with what was right after a change,
+and initializers that need more samples, have the latest batches run.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ from irgrow.growth.rules import GrowthProgram, Rule
 from irgrow.journal import DEPTH, Receipt
 from irgrow.morphism import Morphism
 from irgrow.network import Network, as_inputs
-from irgrow.passes import Pass, View, plan
+from irgrow.passes import Context, Pass, View, plan
 from irgrow.passes.records.base import Record, Watch
+from irgrow.probing import Probed
+from irgrow.transaction import rewrite
 from irgrow.verdict import Refused
 
 
@@ -272,7 +275,8 @@ class Controller:
             morphism = plan(wanted, graph).morphism
             if morphism is not None and not all(limit.permits(graph, morphism.after) for limit in rule.limit):
                 return
-        receipt = self._rewrite(wanted.informed(self._view(loss)), batch, criterion, rule.require)
+        view = self._view(loss)
+        receipt = self._rewrite(wanted.informed(view), _probed(wanted.recorded(view)), batch, criterion, rule.require)
         if isinstance(receipt.verdict, Refused):
             told = self.refused.get(place) == receipt.verdict.reason
             self.refused[place] = receipt.verdict.reason
@@ -285,10 +289,17 @@ class Controller:
             self._refresh(receipt)
         yield replace(receipt, sites=(site,))
 
-    def _rewrite(self, wanted: Pass, batch: Any, criterion: Callable[..., Tensor] | None, require: str) -> Receipt:
-        """Carry out a pass; what it still has to look at is recorded on the batch, and on those before it."""
+    def _rewrite(
+        self,
+        wanted: Pass,
+        known: Probed | None,
+        batch: Any,
+        criterion: Callable[..., Tensor] | None,
+        require: str,
+    ) -> Receipt:
+        """Carry out a pass; what it looks at and is not known is recorded on the batch, and on those before it."""
         inputs = None if batch is None else joined(self._seen(wanted)) or as_inputs(batch)
-        receipt = self.net.rewrite(wanted, statistics=inputs, loss=criterion, step=self.count, require=require)
+        receipt = rewrite(self.net, wanted, None, criterion, self.count, inputs, require, probed=known)
         if receipt.applied and wanted.used:
             self.net.journal.entries[-1] = replace(self.net.journal[-1], used=wanted.used)
         return receipt
@@ -334,6 +345,11 @@ class Controller:
             record.clear()
             record.load({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
         self.recent.load(tensors)
+
+
+def _probed(said: Context | None) -> Probed | None:
+    """Return what was recorded in training as what a probe would say."""
+    return None if said is None else Probed(said.statistics, said.gradients, said.signals)
 
 
 def _recordable(watch: Watch, graph: Graph, leaves: Mapping[str, nn.Module], who: str) -> None:

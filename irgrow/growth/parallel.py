@@ -201,23 +201,25 @@ class ParallelController(Controller):
 
     # rewriting ------------------------------------------------------------------------------------------------------
 
-    def _rewrite(self, wanted: Pass, batch: Any, criterion: Criterion, require: str) -> Receipt:
+    def _rewrite(self, wanted: Pass, known: Probed | None, batch: Any, criterion: Criterion, require: str) -> Receipt:
         """Plan a rewrite, send it, and carry it out with all others; only the first process does."""
         started, net = time.perf_counter(), self.net
         nodes, gradients = registry.call("needs", wanted, net.graph)
         gradients = gradients and criterion is not None
-        probed, seen = Probed(), 0
+        probed, seen = known or Probed(), 0
         if batch is not None:
             seen = self._shares.reaching(wanted.batch_size(net.graph, wanted.site))
-            if nodes or gradients:
+            if known is None and (nodes or gradients):
                 probed = self._shares.probed(nodes, gradients, seen)
         number = net.journal.counter
         seed = seed_of(net.seed, number, wanted)
-        known = (probed.values, probed.gradients, probed.signals, probed.trial)
-        planned = registry.call("plan", wanted, net.graph, registry.lookup("context")(net.params, seed, *known))
+        said = (probed.values, probed.gradients, probed.signals, probed.trial)
+        planned = registry.call("plan", wanted, net.graph, registry.lookup("context")(net.params, seed, *said))
         verdict = required(planned.verdict, require, wanted.site)
         if isinstance(verdict, Refused):
             return Receipt(str(wanted), verdict, (wanted.site,), seconds=time.perf_counter() - started)
+        looked = "gradients" if probed.gradients is not None else "statistics" if probed.values else wanted.used
+        used = "records" if known is not None else looked
         morphism: Morphism = planned.morphism if batch is not None else unsettled(planned.morphism)
         told = morphism_message(morphism)
         told |= {
@@ -233,7 +235,7 @@ class ParallelController(Controller):
                 morphism.after.digest,
                 morphism.after.count(),
                 self.count,
-                "gradients" if probed.gradients is not None else "statistics" if probed.values else wanted.used,
+                used,
             ).to_json(),
             "site": wanted.site,
             "batches": seen,

@@ -43,6 +43,19 @@ class Candidates:
         return Candidates(self.splits[splits], self.fan_in[new], {w: v[new] for w, v in self.fan_outs.items()})
 
 
+def untried(graph: Graph, axis: str) -> str | None:
+    """Return why `contributions` cannot say what new units of an axis would add; `None` if it can.
+
+    Raises:
+        Impossible: There is no bridge.
+    """
+    found = bridge(graph, axis)
+    if found.lanes > 1:
+        return f"units of `{axis}` run in {found.lanes} lanes; candidates are not tried there"
+    through = [*found.attended, *(name for name, _ in found.borrowed)]
+    return f"units of `{axis}` go through `{through[0]}`; candidates are not tried there" if through else None
+
+
 def contributions(graph: Graph, axis: str, value: Any, fan_in: Any, fan_outs: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return what new units would add to the outputs of the layers that read them, by layer, batch first.
 
@@ -63,13 +76,13 @@ def contributions(graph: Graph, axis: str, value: Any, fan_in: Any, fan_outs: Ma
 
     found = bridge(graph, axis)
     maker, source = found.maker, graph[found.maker].inputs[0]
-    if found.lanes > 1:
-        raise Impossible(f"units of `{axis}` run in {found.lanes} lanes; candidates are not tried there")
+    if (why := untried(graph, axis)) is not None:
+        raise Impossible(why)
     x = recorded(source, {source: value}, "the values")
     weight = torch.as_tensor(fan_in).to(x).flatten(1)
     dim = 1 if isinstance(graph[maker].op, Conv) else -1
     before = torch.tensordot(entries(graph, maker, 1, x).movedim(dim, -1), weight.T, 1).movedim(-1, dim)
-    walk = Walk(graph, axis, maker, False, before, active=True, borrowing=bool(found.borrowed))
+    walk = Walk(graph, axis, maker, False, before, active=True)
     added: dict[str, Tensor] = {}
     for route in walk.routes:
         count, out = len(route.origins), torch.as_tensor(fan_outs[route.weight]).to(x)

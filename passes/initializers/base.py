@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from irgrow.attributes import call_text
 from irgrow.axes import IndexMap
@@ -13,6 +13,9 @@ from irgrow.fills import Fill
 from irgrow.graph import Graph
 from irgrow.morphism import Morphism
 from irgrow.passes.base import Context
+
+if TYPE_CHECKING:
+    from irgrow.passes.records.base import Record, Watch
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,14 @@ class Initializer:
     def needs(self, graph: Graph, edits: Mapping[str, IndexMap]) -> tuple[str, ...]:
         """Return the nodes whose values must have been recorded in `context.statistics`."""
         return ()
+
+    def watches(self, graph: Graph, edits: Mapping[str, IndexMap]) -> tuple[Watch, ...]:
+        """Return what to record in training, so that no batch need be run when a rule applies it."""
+        return ()
+
+    def recorded(self, graph: Graph, edits: Mapping[str, IndexMap], recorded: Mapping[str, Record]) -> Context | None:
+        """Return what was recorded in training in the place of what a batch would say; `None` if that is not enough."""
+        return None
 
     def batch_size(self, graph: Graph, edits: Mapping[str, IndexMap]) -> int:
         """Return how many samples those values should be of, at least; 0 if any batch will do."""

@@ -12,7 +12,8 @@ of zero and random keys, in a gated layer (SwiGLU) a copy of an old unit's gate 
 
 The layer must not be frozen, and the slope at zero not be zero; ReLU's is, `right_relu` has its values and slope 1.
 There are no more useful directions than the rank of A, which is at most the number of fan-out entries and of samples
-times positions: asked for more it refuses. It needs a batch and a loss. Exact in both modes where f(0) = 0.
+times positions: asked for more it refuses. It needs a batch and a loss; a rule takes both from the pass that trains.
+Exact in both modes where f(0) = 0.
 
 Source: Evci et al. (2022), GradMax; Maile (2023), 6.2.3. Where the paper adds the singular values, the squared norm
 adds their squares.
@@ -37,7 +38,10 @@ from irgrow.passes.analyses.bridge import bridge, needed
 from irgrow.passes.analyses.companions import companions
 from irgrow.passes.analyses.fan_outs import fan_out_norm, new_columns
 from irgrow.passes.analyses.routes import flat_at_zero
+from irgrow.passes.base import Context
 from irgrow.passes.initializers.base import Initializer, Newborns
+from irgrow.passes.records.base import Record, Watch
+from irgrow.passes.records.crossed import crossings, said
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,6 +88,12 @@ class GradMax(Initializer):
 
     def needs(self, graph: Graph, edits: Mapping[str, IndexMap]) -> tuple[str, ...]:
         return tuple(name for atom in edits for name in needed(graph, atom))
+
+    def watches(self, graph: Graph, edits: Mapping[str, IndexMap]) -> tuple[Watch, ...]:
+        return crossings(graph, edits)
+
+    def recorded(self, graph: Graph, edits: Mapping[str, IndexMap], recorded: Mapping[str, Record]) -> Context | None:
+        return said(graph, edits, recorded)
 
     def given(self, newborns: Newborns) -> dict[str, Fill]:
         found: dict[str, Fill] = {}

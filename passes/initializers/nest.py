@@ -16,7 +16,7 @@ Source: Dai et al. (2019), NeST, algorithm 1; Maile (2023), 6.2.3.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,11 +31,14 @@ from irgrow.ops import Conv, integer, real, word
 from irgrow.passes.analyses.auxiliary import auxiliary
 from irgrow.passes.analyses.bridge import bridge, needed
 from irgrow.passes.analyses.companions import companions
-from irgrow.passes.analyses.contributions import contributions
+from irgrow.passes.analyses.contributions import contributions, untried
 from irgrow.passes.analyses.entries import effective
 from irgrow.passes.analyses.fan_outs import fan_out_norm, new_columns
 from irgrow.passes.analyses.novelty import matched
+from irgrow.passes.base import Context
 from irgrow.passes.initializers.base import Initializer, Newborns
+from irgrow.passes.records.base import Record, Watch
+from irgrow.passes.records.crossed import crossings, said
 
 Array = NDArray[np.float64]
 Sides = tuple[Array, dict[str, Array]]
@@ -73,9 +76,17 @@ class Nest(Initializer):
     def suits(self, graph: Graph, edits: Mapping[str, IndexMap], atom: str) -> None:
         if bridge(graph, atom).lanes > 1:
             raise Impossible(f"units of `{atom}` run in several lanes, such as one for every head; nest knows one")
+        if _tries(graph, [atom]) and (why := untried(graph, atom)) is not None:
+            raise Impossible(why)
 
     def needs(self, graph: Graph, edits: Mapping[str, IndexMap]) -> tuple[str, ...]:
         return tuple(name for atom in edits for name in needed(graph, atom))
+
+    def watches(self, graph: Graph, edits: Mapping[str, IndexMap]) -> tuple[Watch, ...]:
+        return () if _tries(graph, edits) else crossings(graph, edits)
+
+    def recorded(self, graph: Graph, edits: Mapping[str, IndexMap], recorded: Mapping[str, Record]) -> Context | None:
+        return None if _tries(graph, edits) else said(graph, edits, recorded)
 
     def given(self, newborns: Newborns) -> dict[str, Fill]:
         graph, params, found = newborns.graph, newborns.context.params, dict[str, Fill]()
@@ -84,8 +95,7 @@ class Nest(Initializer):
             if params is None:
                 raise Impossible("nest needs the parameters of the network")
             weight = effective(params, graph.param_name(maker, "weight"))
-            by_trial = isinstance(graph[maker].op, Conv)
-            fan_in, fan_outs = (self._tried if by_trial else self._paired)(newborns, axis, weight, count)
+            fan_in, fan_outs = (self._tried if _tries(graph, [axis]) else self._paired)(newborns, axis, weight, count)
             found[graph.param_name(maker, "weight")] = Given(fan_in)
             found |= {name: Given(new_columns(graph, axis, name, part)) for name, part in fan_outs.items()}
             found |= companions(graph, axis, count, params)
@@ -136,6 +146,11 @@ class Nest(Initializer):
             raise Impossible("the loss is not finite with any of the candidates")
         best = np.argsort(np.where(np.isfinite(losses), losses, np.inf), kind="stable")[:count]
         return fan_in[best], {name: part[best] for name, part in fan_outs.items()}
+
+
+def _tries(graph: Graph, axes: Iterable[str]) -> bool:
+    """Return whether candidates are tried on the batch, as for the units of convolutions."""
+    return any(isinstance(graph[bridge(graph, axis).maker].op, Conv) for axis in axes)
 
 
 def _parted(rows: Array, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:

@@ -23,45 +23,39 @@ from irgrow.edits import Impossible
 from irgrow.fills import generator
 from irgrow.graph import Graph
 from irgrow.passes.analyses.auxiliary import auxiliary
-from irgrow.passes.analyses.bridge import Bridge, bridge
+from irgrow.passes.analyses.bridge import Bridge
 from irgrow.passes.analyses.received import received, way
-from irgrow.passes.records.base import Record, Wanted, Watch
-from irgrow.passes.records.crossings import Crossing, Ends
+from irgrow.passes.records.base import Record, Wanted
+from irgrow.passes.records.crossed import Across, AcrossWatch
+from irgrow.passes.records.crossings import Crossing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Bridging(Watch):
+class Bridging(AcrossWatch):
     """The auxiliary gradient of an axis and the gradients of the weights of its units, of one training step.
 
     Args:
-        axis: A leaf axis.
         borders: Which auxiliary gradient it is; see `irgrow.passes.analyses.auxiliary`.
 
     >>> Bridging(axis="h").key
     'h [bridge exact]'
     """
 
-    axis: str = ""
     borders: str = "exact"
 
     @property
     def key(self) -> str:
         return f"{self.axis} [bridge {self.borders}]"
 
-    def nodes(self, graph: Graph) -> tuple[str, ...]:
-        found = bridge(graph, self.axis)
-        beside = (*found.attended, *(name for name, _ in found.borrowed))
-        return (found.maker, *beside, *(route.node for route in found.routes))
-
     def record(self, graph: Graph) -> Record:
         return Bridged(graph, self.axis, self.borders)
 
 
-class Bridged(Record):
-    """What was recorded across an axis since the last step.
+class Bridged(Across):
+    """The auxiliary gradient across an axis and the gradients of its units, since the last step.
 
     Args:
         graph: The network.
@@ -73,9 +67,8 @@ class Bridged(Record):
     """
 
     def __init__(self, graph: Graph, axis: str, borders: str = "exact") -> None:
-        self.graph, self.axis, self.borders, self.found = graph, axis, borders, bridge(graph, axis)
-        self._latest = graph
-        self.passes: list[Crossing] = []
+        super().__init__(graph, axis)
+        self.borders = borders
         self.received: dict[str, Tensor] = {}
         self.frozen: tuple[str, ...] = ()
         self._whole: dict[str, Tensor] = {}
@@ -85,18 +78,13 @@ class Bridged(Record):
     # hooks ----------------------------------------------------------------------------------------------------------
 
     def attach(self, leaves: Mapping[str, nn.Module], wanted: Wanted) -> list[Any]:
-        hooks = Ends(self.graph, self.found, leaves, wanted, self.passes).hooks()
-        weights = {name: leaves[self.graph.params[name].owner].weight for name in self._weights()}
+        hooks = super().attach(leaves, wanted)
+        weights = {name: leaves[self.graph.params[name].owner].weight for name in self.weights()}
         self.frozen = tuple(name for name, w in weights.items() if not w.requires_grad)
         for name, weight in weights.items():
             if name not in self.frozen:
                 hooks.append(weight.register_post_accumulate_grad_hook(self._receive(name)))  # type: ignore[operator]
         return hooks
-
-    def _weights(self) -> dict[str, int]:
-        """Return the weights of the units, by full name, and the dimension in which the units stand."""
-        maker = self.graph.param_name(self.found.maker, "weight")
-        return {maker: 0} | {route.weight: 1 for route in self.found.routes}
 
     def _receive(self, name: str) -> Callable[[Any], None]:
         """Return a hook that takes the norms of the gradient of a weight."""
@@ -115,7 +103,7 @@ class Bridged(Record):
         """Return the squared norms of a weight's gradient, one for every unit, in float64."""
         import torch
 
-        dim = self._weights()[name]
+        dim = self.weights()[name]
         wide = gradient.detach().to(torch.promote_types(gradient.dtype, torch.float32))
         lines = torch.linalg.vector_norm(wide, dim=tuple(d for d in range(wide.dim()) if d != dim)).double().square()
         units = positions(self.graph.params[name].spec.dims[dim], self.graph.widths)[self.axis][0]
@@ -128,37 +116,18 @@ class Bridged(Record):
 
     # the record -----------------------------------------------------------------------------------------------------
 
-    def fits(self, graph: Graph) -> bool:
-        try:
-            same = bridge(graph, self.axis) == self.found
-        except Impossible:
-            return False
-        if not same or _around(graph, self.axis) != _around(self.graph, self.axis):
-            return False
-        self._latest = graph  # what was recorded before is of the network as it was then
-        return True
-
-    def settle(self) -> None:
-        self.clear()
-
     def clear(self) -> None:
-        self.graph = self._latest
-        self.passes.clear()
+        super().clear()
         self.received.clear()
         self._whole.clear()
         self._total = None
-
-    @property
-    def heard(self) -> list[Crossing]:
-        """The passes of which every reader has said something."""
-        return [p for p in self.passes if len(p.signals) == len(self.found.routes)]
 
     @property
     def ready(self) -> bool:
         """Whether a backward pass came through; what overflowed in float16 is a step that a scaler skips."""
         if self._total is not None:
             return True
-        return bool(self.heard) and self.received.keys() == self._weights().keys() and not self._overflowed()
+        return bool(self.heard) and self.received.keys() == self.weights().keys() and not self._overflowed()
 
     def _overflowed(self) -> bool:
         import torch
@@ -284,7 +253,7 @@ class Bridged(Record):
         device = next((value.device for value in self.received.values()), torch.device("cpu"))
         found._total = self._own(device)
         torch.distributed.all_reduce(found._total, group=group)
-        for name in self._weights():
+        for name in self.weights():
             shape = self.graph.param_shape(name)
             whole = self._whole[name].clone() if name in self._whole else torch.zeros(shape, device=device)
             torch.distributed.all_reduce(whole, group=group)
@@ -319,8 +288,3 @@ def _normal(of: int, count: int) -> Tensor:
     import torch
 
     return torch.as_tensor(generator(0, "bridge", of, count).standard_normal((of, count)) / sqrt(count))
-
-
-def _around(graph: Graph, axis: str) -> list[Any]:
-    """Return the nodes that carry an axis and the shapes of their values; how wide the first reads may change."""
-    return [(node, graph.shape(node.name)) for node in graph if axis in graph.reach[node.name]]

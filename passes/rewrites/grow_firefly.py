@@ -38,13 +38,16 @@ from irgrow.morphism import Morphism
 from irgrow.ops import Conv, Role, integer, real, site, word
 from irgrow.passes.analyses.bridge import bridge, needed
 from irgrow.passes.analyses.companions import companions
-from irgrow.passes.analyses.contributions import Candidates, contributions
+from irgrow.passes.analyses.contributions import Candidates, contributions, untried
 from irgrow.passes.analyses.entries import belonging, effective, unit_sums
 from irgrow.passes.analyses.fan_outs import fan_out_norm, new_columns
 from irgrow.passes.analyses.novelty import matched
 from irgrow.passes.base import Context, Pass
 from irgrow.passes.primitives import by_role, resize
+from irgrow.passes.records.base import Watch
+from irgrow.passes.records.crossed import crossings, said
 from irgrow.passes.sharing import shared
+from irgrow.passes.triggers.base import View
 
 Array = NDArray[np.float64]
 
@@ -84,16 +87,25 @@ class GrowFirefly(Pass):
 
     def match(self, graph: Graph, site: str) -> str | None:
         try:
-            bridge(graph, next(iter(growth(graph, graph.axis(site), self.count))))
+            return untried(graph, next(iter(growth(graph, graph.axis(site), self.count))))
         except (Impossible, OptionError) as reason:
             return str(reason)
-        return None
 
     def needs(self, graph: Graph, site: str) -> tuple[str, ...]:
         return needed(graph, next(iter(growth(graph, graph.axis(site), self.count))))
 
     def wants_gradients(self, graph: Graph, site: str) -> bool:
         return True
+
+    def watches(self, graph: Graph, site: str) -> tuple[Watch, ...]:
+        return () if self.match(graph, site) is not None else crossings(graph, self._axes(graph), weights=True)
+
+    def recorded(self, view: View) -> Context | None:
+        graph = view.graph
+        return None if self.match(graph, self.site) is not None else said(graph, self._axes(graph), view.recorded, True)
+
+    def _axes(self, graph: Graph) -> Edits:
+        return growth(graph, graph.axis(self.site), self.count)
 
     def rewrite(self, graph: Graph, site: str, context: Context) -> Morphism:
         ((atom, m),) = growth(graph, graph.axis(site), self.count).items()

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from irgrow.axes import atoms
 from irgrow.edits import Edits, Impossible, growth
@@ -40,6 +40,10 @@ from irgrow.passes.preservation import Prover
 from irgrow.passes.preservation.liveness import behind_batch_statistics
 from irgrow.passes.primitives import FillOf, by_role, resize
 from irgrow.passes.sharing import filled_up, regained
+
+if TYPE_CHECKING:
+    from irgrow.passes.records.base import Watch
+    from irgrow.passes.triggers.base import View
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,17 @@ class GrowUnits(Pass):
 
     def wants_gradients(self, graph: Graph, site: str) -> bool:
         return self.init.wants_gradients
+
+    def watches(self, graph: Graph, site: str) -> tuple[Watch, ...]:
+        if self.match(graph, site) is not None:
+            return ()
+        return self.init.watches(graph, growth(graph, graph.axis(site), self.count))
+
+    def recorded(self, view: View) -> Context | None:
+        if self.match(view.graph, self.site) is not None:
+            return None
+        edits = growth(view.graph, view.graph.axis(self.site), self.count)
+        return self.init.recorded(view.graph, edits, view.recorded)
 
     def rewrite(self, graph: Graph, site: str, context: Context) -> Morphism:
         edits = growth(graph, graph.axis(site), self.count)

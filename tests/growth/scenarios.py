@@ -21,6 +21,7 @@ from irgrow.passes import (
     Fisher,
     GradientRank,
     GradMax,
+    GrowFirefly,
     GrowUnits,
     InsertLayer,
     Magnitude,
@@ -74,6 +75,10 @@ PROGRAMS = {
     ),
     "gradmax": (rule("one", GrowUnits(init=GradMax()), (10, 20), require="any"),),
     "nest": (rule("one", GrowUnits(init=Nest(candidates=4)), (10, 20), require="any"),),
+    "firefly": (
+        rule("one", GrowFirefly(candidates=8, by="both"), (10,), require="any"),
+        rule("two", GrowUnits(init=Nest()), (20,), require="any"),
+    ),
     "bridged": (
         Rule(
             "auxiliary",
@@ -195,6 +200,7 @@ deeper = scenario("deeper")
 gradients = scenario("gradients", MASKED)
 gradmax = scenario("gradmax", TANH)
 nest = scenario("nest", PLAIN)
+firefly = scenario("firefly", TANH)
 bridged = scenario("bridged", TANH)
 watched = scenario("watched")
 last = scenario("last")

@@ -76,16 +76,23 @@ def same(one, two):
 
 
 @pytest.mark.parametrize(
-    "name", ["random", "north_select", "pruning", "recorded", "deeper", "gradients", "gradmax", "nest", "plateau"]
+    "name",
+    ["random", "north_select", "pruning", "recorded", "deeper", "gradients", "gradmax", "nest", "firefly", "plateau"],
 )
 def test_two_processes_are_one_on_the_joined_batch(name, together):
     one, two = together(name)
-    whole = Training(name, text={"gradients": MASKED, "gradmax": TANH, "nest": PLAIN}.get(name, MLP)).run().found()
+    whole = (
+        Training(name, text={"gradients": MASKED, "gradmax": TANH, "nest": PLAIN, "firefly": TANH}.get(name, MLP))
+        .run()
+        .found()
+    )
     assert len(one["receipts"]) >= 2
     for key in ("program", "journal", "receipts", "rates", "used", "parameters"):
         assert one[key] == two[key] == whole[key], key
     same(one["params"], two["params"])
     same(one["slots"], two["slots"])
+    if name in ("gradmax", "firefly", "recorded"):
+        assert "records" in whole["used"], "and so they are of the pass that trains"
     near(one["params"], whole["params"])
     near(one["slots"], whole["slots"])
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from bridges import WAYS
 
 from irgrow.backends.torch_fx import lower
 from irgrow.growth import GrowthProgram, Rule, Where
@@ -13,49 +14,12 @@ from irgrow.passes.analyses.bridge import bridge, needed
 from irgrow.passes.records.bridge import Bridging
 from irgrow.probing import probe
 
-ATTENTION = "net n(x: [5, 4]) {{ return x |> transpose |> a: attention({0}) |> tanh |> flatten |> dense(2) }}"
-PROGRAMS = {
-    "depthwise": (
-        "net n(x: [3, 6, 5]) { return x |> h: conv(4, kernel = 3) |> tanh |> depthwise(3, multiplier = 2) |> silu "
-        "|> y: conv(9, kernel = 1) |> tanh |> avgpool |> dense(2) }",
-        "h",
-    ),
-    "head_dim": (ATTENTION.format("heads = 3, head_dim = 2, units = 9"), "a.head_dim"),
-    "causal": (ATTENTION.format("heads = 4, head_dim = 3, kv_heads = 2, causal = true, units = 9"), "a.head_dim"),
-    "rotary": (ATTENTION.format("heads = 2, head_dim = 4, rotary = true"), "a.mix.pairs"),
-    "units last": (
-        "net n(x: [4, 5]) { return x |> h: dense(3) |> tanh |> flatten |> y: dense(9) |> tanh |> dense(2) }",
-        "h",
-    ),
-    "heads": (ATTENTION.format("heads = 3, head_dim = 2, causal = true"), "a.heads"),
-    "groups": (
-        "net n(x: [3, 6, 6]) { return x |> h: conv(4, kernel = 3) |> tanh |> y: conv(18, kernel = 2, groups = 2) "
-        "|> tanh |> avgpool |> dense(2) }",
-        "y.reads",
-    ),
-    "gate": (
-        "net n(x: [4]) { b = x |> h: dense(5) |> sigmoid a = x |> g: dense(5) |> tanh "
-        "return mul(b, a) |> y: dense(9) |> tanh |> dense(2) }",
-        "h",
-    ),
-    "swiglu": (
-        "net n(x: [4]) { a = x |> h: dense(5, masked = true) |> silu b = x |> g: dense(5, bias = false) "
-        "return mul(a, b) |> y: dense(9) |> tanh |> dense(2) }",
-        "h",
-    ),
-    "swiglu, the gate last": (
-        "net n(x: [4]) { b = x |> h: dense(5, bias = false) a = x |> g: dense(5) |> silu "
-        "return mul(a, b) |> y: dense(9) |> tanh |> dense(2) }",
-        "h",
-    ),
-}
-
 
 class Run:
     """A network in training and the record of one of its axes."""
 
     def __init__(self, name, factor=1.0, sketch=8):
-        text, self.axis = PROGRAMS[name]
+        text, self.axis = WAYS[name]
         self.net = build(text, seed=1, dtype=torch.float64)
         rule = Rule("r", GrowUnits(init=GradMax()), GradientRank(factor, sketch=sketch), where=Where((self.axis,)))
         self.controller = Controller(self.net, GrowthProgram((rule,)))
@@ -85,7 +49,7 @@ def by_probe(run, seed=0):
     return auxiliary(graph, run.axis, found.values, found.signals, params=tensors).blocks
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", WAYS)
 def test_it_is_what_a_pass_of_its_own_finds(name):
     run = Run(name)
     wanted = by_probe(run)
@@ -95,7 +59,7 @@ def test_it_is_what_a_pass_of_its_own_finds(name):
     assert torch.equal(run.record.matrix(), torch.block_diag(*run.record.blocks()))
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", WAYS)
 def test_passes_are_summed_each_with_its_own_attention(name):
     run = Run(name)
     wanted = by_probe(run, 1) + by_probe(run, 2)
@@ -104,7 +68,7 @@ def test_passes_are_summed_each_with_its_own_attention(name):
     torch.testing.assert_close(run.record.blocks(), wanted, rtol=1e-11, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", WAYS)
 def test_the_estimate_is_right_on_average(name):
     run = Run(name)
     run.backward()
@@ -133,7 +97,7 @@ def test_combinations_of_outputs_stay_in_their_groups():
     assert sum(squares) / 300 == pytest.approx(float(run.record.blocks().square().sum()), rel=0.1)
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", WAYS)
 def test_directions_are_counted_over_all_lanes(name):
     run = Run(name)
     run.backward()
@@ -145,7 +109,7 @@ def test_directions_are_counted_over_all_lanes(name):
     assert float(values[0]) <= float(run.record.blocks().norm()) / len(run.record.blocks()) ** 0.5 * (1 + 1e-12)
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", WAYS)
 def test_the_axis_grows_in_training_and_training_goes_on(name):
     counted = Run(name, 1e-9)
     counted.backward()
@@ -161,7 +125,7 @@ def test_the_axis_grows_in_training_and_training_goes_on(name):
         seen += len(run.wanted(seed))
     assert seen
     assert run.net.graph.widths[run.axis] > old
-    assert bridge(run.net.graph, run.axis).lanes == bridge(build(PROGRAMS[name][0]).graph, run.axis).lanes
+    assert bridge(run.net.graph, run.axis).lanes == bridge(build(WAYS[name][0]).graph, run.axis).lanes
 
 
 @pytest.mark.parametrize("name", ["head_dim", "rotary", "groups"])

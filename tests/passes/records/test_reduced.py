@@ -8,9 +8,10 @@ from irgrow.edits import Impossible
 from irgrow.growth import GrowthProgram, Rule
 from irgrow.growth.controller import Controller
 from irgrow.network import build
-from irgrow.passes import GradientRank, GrowUnits
+from irgrow.passes import GradientRank, GradMax, GrowFirefly, GrowUnits, Schedule
 from irgrow.passes.analyses.spectrum import Gram, effective_rank
 from irgrow.passes.records.bridge import Bridging
+from irgrow.passes.records.crossed import Crossings
 
 
 def test_gram_matrices_and_counts_are_summed(pretended):
@@ -74,3 +75,21 @@ def test_a_process_without_a_backward_pass_and_one_with_a_bad_number_take_part(p
     bad[0, 0] = float("inf")
     with pytest.raises(Impossible, match="not finite"):
         pretended.both(recorded([bad]), recorded([x])).matrix()
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_one_process_of_a_real_group_keeps_what_was_said(weights, tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        net = build(MLP.replace("relu", "tanh"), seed=1, dtype=torch.float64)
+        rule = Rule("r", GrowFirefly() if weights else GrowUnits(init=GradMax()), Schedule(), require="any")
+        controller = Controller(net, GrowthProgram((rule,)))
+        net(torch.randn(9, 6, dtype=torch.float64)).square().sum().backward()
+        record = controller.recorded[Crossings(axis="a", weights=weights).key]
+        one, all_ = record.said(net.graph), record.reduced().said(net.graph)
+        for own, whole in ((one.statistics, all_.statistics), (one.signals, all_.signals)):
+            assert own.keys() == whole.keys()
+            assert all(torch.equal(own[n], whole[n]) for n in own)
+        assert (all_.gradients is not None) == weights
+    finally:
+        torch.distributed.destroy_process_group()

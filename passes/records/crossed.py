@@ -1,0 +1,224 @@
+"""What a batch said across an axis in training: all that initializers look at who ask for the auxiliary gradient.
+
+The values that the first layer of the axis read, the gradient of the loss by the outputs of those that read the units,
+and what stands beside the way, of all passes since the last step; if asked for, the gradients of the weights at both
+ends as well, as they stood before a loop clipped them. It is what a probe of the batch would give, but of the pass that
+trained: before the step of the optimizer, with its dropout and batch statistics. Nothing is copied but those
+gradients, and all is let go after the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from irgrow.edits import Impossible
+from irgrow.graph import Graph
+from irgrow.passes.analyses.bridge import bridge, needed
+from irgrow.passes.base import Context
+from irgrow.passes.records.base import Record, Wanted, Watch
+from irgrow.passes.records.crossings import Crossing, Ends
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class AcrossWatch(Watch):
+    """Something to record across an axis, at both ends of its bridge.
+
+    Args:
+        axis: A leaf axis.
+    """
+
+    axis: str = ""
+
+    def nodes(self, graph: Graph) -> tuple[str, ...]:
+        found = bridge(graph, self.axis)
+        beside = (*found.attended, *(name for name, _ in found.borrowed))
+        return (found.maker, *beside, *(route.node for route in found.routes))
+
+
+@dataclass(frozen=True)
+class Crossings(AcrossWatch):
+    """The values and signals at both ends of a bridge, of one training step.
+
+    Args:
+        weights: Whether the gradients of the weights at both ends are wanted too.
+
+    >>> Crossings(axis="h").key
+    'h [crossings]'
+    """
+
+    weights: bool = False
+
+    @property
+    def key(self) -> str:
+        return f"{self.axis} [crossings{' weights' if self.weights else ''}]"
+
+    def record(self, graph: Graph) -> Record:
+        return Crossed(graph, self.axis, self.weights)
+
+
+class Across(Record):
+    """Base of what was recorded across an axis since the last step.
+
+    Args:
+        graph: The network.
+        axis: A leaf axis with a bridge.
+
+    Raises:
+        Impossible: There is no bridge.
+    """
+
+    def __init__(self, graph: Graph, axis: str) -> None:
+        self.graph, self.axis, self.found = graph, axis, bridge(graph, axis)
+        self._latest = graph
+        self.passes: list[Crossing] = []
+
+    def attach(self, leaves: Mapping[str, nn.Module], wanted: Wanted) -> list[Any]:
+        return Ends(self.graph, self.found, leaves, wanted, self.passes).hooks()
+
+    def weights(self) -> dict[str, int]:
+        """Return the weights of the units, by full name, and the dimension in which the units stand."""
+        maker = self.graph.param_name(self.found.maker, "weight")
+        return {maker: 0} | {route.weight: 1 for route in self.found.routes}
+
+    def fits(self, graph: Graph) -> bool:
+        try:
+            same = bridge(graph, self.axis) == self.found
+        except Impossible:
+            return False
+        if not same or _around(graph, self.axis) != _around(self.graph, self.axis):
+            return False
+        self._latest = graph  # what was recorded before is of the network as it was then
+        return True
+
+    def settle(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.graph = self._latest
+        self.passes.clear()
+
+    @property
+    def heard(self) -> list[Crossing]:
+        """The passes of which every reader has said something."""
+        return [p for p in self.passes if len(p.signals) == len(self.found.routes)]
+
+
+class Crossed(Across):
+    """The values, signals and gradients across an axis since the last step.
+
+    Args:
+        graph: The network.
+        axis: A leaf axis with a bridge.
+        with_weights: Whether the gradients of the weights at both ends are taken too.
+
+    Raises:
+        Impossible: There is no bridge.
+    """
+
+    def __init__(self, graph: Graph, axis: str, with_weights: bool = False) -> None:
+        super().__init__(graph, axis)
+        self.with_weights = with_weights
+        self.received: dict[str, Tensor] = {}
+
+    def attach(self, leaves: Mapping[str, nn.Module], wanted: Wanted) -> list[Any]:
+        hooks = super().attach(leaves, wanted)
+        for name in self.weights() if self.with_weights else ():
+            weight = leaves[self.graph.params[name].owner].weight
+            if weight.requires_grad:
+                hooks.append(weight.register_post_accumulate_grad_hook(self._receive(name)))  # type: ignore[operator]
+        return hooks
+
+    def _receive(self, name: str) -> Callable[[Tensor], None]:
+        def hook(weight: Tensor) -> None:
+            if self.passes and weight.grad is not None:
+                self.received[name] = weight.grad.detach().clone()  # a loop may clip or unscale it in place
+
+        return hook
+
+    def clear(self) -> None:
+        super().clear()
+        self.received = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether a backward pass came through."""
+        return bool(self.heard) and (not self.with_weights or self.received.keys() == self.weights().keys())
+
+    def said(self, graph: Graph) -> Context | None:
+        """Return what it says about a network, as a probe would; `None` if that is not enough, or not finite."""
+        import torch
+
+        if not self.ready:
+            return None
+        source, *names = needed(self.graph, self.axis)
+        passes, read = self.heard, {source: [p.read for p in self.heard]}
+        readers = {route.node: [p.signals[route.node] for p in passes] for route in self.found.routes}
+        beside = {n: [p.beside[n] for p in passes] for n in names if n not in readers}
+        sizes = {n: graph.shape(n) for n in (source, *readers)} | dict.fromkeys(beside)
+        parts = [*read.items(), *beside.items(), *readers.items()]
+        if not all(_fit(sizes[name], values) for name, values in parts):
+            return None
+        found = {name: torch.cat(values) for name, values in parts}
+        if not all(bool(value.isfinite().all()) for value in (*found.values(), *self.received.values())):
+            return None
+        signals = {name: found.pop(name) for name in readers}
+        return Context(statistics=found, signals=signals, gradients=self.received if self.with_weights else None)
+
+    def reduced(self, group: Any = None) -> Crossed:
+        import torch
+
+        dist = torch.distributed
+        size, found = dist.get_world_size(group), Crossed(self.graph, self.axis, self.with_weights)
+        own = ([_part(p, lambda v: v.cpu()) for p in self.heard], {n: g.cpu() for n, g in self.received.items()})
+        told: list[Any] | None = [None] * size if dist.get_rank(group) == 0 else None
+        leader = 0 if group is None else dist.get_global_rank(group, 0)
+        dist.gather_object(own, told, leader, group)
+        for passes, received in told or ():
+            for p in passes:  # the loss of all is the mean of theirs
+                found.passes.append(Crossing(p.read, p.beside, {n: s / size for n, s in p.signals.items()}))
+            for name, gradient in received.items():
+                known = found.received.get(name)
+                found.received[name] = gradient / size if known is None else known + gradient / size
+        return found
+
+
+def said(graph: Graph, axes: Iterable[str], recorded: Mapping[str, Any], weights: bool = False) -> Context | None:
+    """Return what was recorded across an axis, as a probe of the batch would say it; `None` if that is not enough.
+
+    Args:
+        graph: The network.
+        axes: The axes; nothing is known of several at once.
+        recorded: Records by key.
+        weights: Whether the gradients of the weights at both ends are wanted too.
+    """
+    names = tuple(axes)
+    record: Crossed | None = recorded.get(Crossings(axis=names[0], weights=weights).key) if len(names) == 1 else None
+    return None if record is None else record.said(graph)
+
+
+def crossings(graph: Graph, axes: Iterable[str], weights: bool = False) -> tuple[Crossings, ...]:
+    """Return what to record so that `said` knows something; nothing where there is no bridge."""
+    names = tuple(axes)
+    if len(names) != 1 or not needed(graph, names[0]):
+        return ()
+    return (Crossings(axis=names[0], weights=weights),)
+
+
+def _fit(shape: tuple[int, ...] | None, values: list[Tensor]) -> bool:
+    """Return whether values can stand beside one another and, if a shape is known, have it."""
+    return all(tuple(v.shape[1:]) == (tuple(values[0].shape[1:]) if shape is None else shape) for v in values)
+
+
+def _part(p: Crossing, moved: Callable[[Tensor], Tensor]) -> Crossing:
+    beside, signals = ({n: moved(v) for n, v in part.items()} for part in (p.beside, p.signals))
+    return Crossing(moved(p.read), beside, signals)
+
+
+def _around(graph: Graph, axis: str) -> list[Any]:
+    """Return the nodes that carry an axis and the shapes of their values; how wide the first reads may change."""
+    return [(node, graph.shape(node.name)) for node in graph if axis in graph.reach[node.name]]
