@@ -1,6 +1,7 @@
 """Growth by gradients: the trigger of the thesis with the initializers of others (Maile 2023, 6.3).
 
-All of them look at gradients: the training loop must hand its loss to the controller as `criterion`.
+All of them look at gradients. Those of the pass that trains are enough but for the units of convolutions with `nest`,
+for which the training loop must hand its loss to the controller as `criterion`.
 """
 
 from __future__ import annotations

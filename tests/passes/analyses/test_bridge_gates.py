@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from bridges import check, grown, of_new, probed, refused  # type: ignore[import-not-found]
+from bridges import check, grown, of_new, probed, refused
 
 from irgrow.edits import Impossible
 from irgrow.fills import Given

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from bridges import check, grown, loss_of, of_new, probed, refused  # type: ignore[import-not-found]
+from bridges import check, grown, loss_of, of_new, probed, refused
 
 from irgrow.axes import NEW, positions
 from irgrow.backends import interpret

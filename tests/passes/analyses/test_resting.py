@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from bridges import grown, of_new, probed  # type: ignore[import-not-found]
+from bridges import grown, of_new, probed
 
 from irgrow.backends import interpret, random_params
 from irgrow.edits import Impossible
