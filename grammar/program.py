@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
+from irgrow.collecting import uncollected
 from irgrow.errors import Diagnostic, OptionError, ProgramError, Source, Span, did_you_mean
 from irgrow.grammar import syntax
 from irgrow.grammar.budget import Budget
@@ -17,23 +16,6 @@ from irgrow.grammar.elaborate import Elaborator
 from irgrow.grammar.parser import LARGEST_SOURCE, parse_syntax
 from irgrow.grammar.scope import Block
 from irgrow.graph import Graph
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Put cyclic garbage collection off.
-
-    Elaboration makes many objects that stay and no garbage; every full collection in its midst would walk all of them,
-    which took half the time of a program of 50,000 nodes.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
 
 SHIPPED = Path(__file__).with_name("std")
 DEEPEST_IMPORT = 32
@@ -71,7 +53,7 @@ class Program:
             raise OptionError(f"{self.source.name} has no net `{net}`; {close}")
         block = self.nets[net or next(iter(self.nets))]
         Budget(self.blocks).check(block, values or {})
-        with _uncollected():
+        with uncollected():
             return Elaborator(self.blocks).net(block, values or {})
 
     @cached_property

@@ -6,6 +6,7 @@ for many steps. They are measured in program order, so that a norm behind anothe
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -36,18 +37,27 @@ def settle(net: Network, morphism: Morphism, batch: tuple[Tensor, ...]) -> bool:
     nodes = {net.module.meta["values"][name]: name for name in new}
     params = net.params
 
-    class Settling(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> object:
-            name = nodes.get(n.name)
-            if name is not None:
-                (value, *_), _ = self.fetch_args_kwargs_from_env(n)
-                mean, var = (params[net.graph.param_name(name, s)] for s in ("running_mean", "running_var"))
-                _measure(value, new[name], name, mean, var)
-            return super().run_node(n)
+    def settled(name: str, value: Tensor) -> None:
+        mean, var = (params[net.graph.param_name(name, s)] for s in ("running_mean", "running_var"))
+        _measure(value, new[name], name, mean, var)
 
     with evaluating(net):
-        Settling(net.module).run(*batch)
+        _Settling(net.module, nodes, settled).run(*batch)
     return True
+
+
+class _Settling(fx.Interpreter):
+    """A run that does something with what some nodes read, before they do."""
+
+    def __init__(self, module: fx.GraphModule, nodes: Mapping[str, str], do: Callable[[str, Tensor], None]) -> None:
+        super().__init__(module)
+        self.nodes, self.do = nodes, do
+
+    def run_node(self, n: fx.Node) -> object:
+        if n.name in self.nodes:
+            (value, *_), _ = self.fetch_args_kwargs_from_env(n)
+            self.do(self.nodes[n.name], value)
+        return super().run_node(n)
 
 
 def unsettled(morphism: Morphism) -> Morphism:
@@ -64,7 +74,9 @@ def _new_units(morphism: Morphism) -> dict[str, Tensor]:
     """Return for every batch norm that gains units their positions."""
     found = {}
     for node in morphism.before:
-        if not node.op.facts.batch_statistics or node.name not in morphism.after:
+        if not node.op.facts.batch_statistics or morphism.before.reach[node.name].isdisjoint(morphism.edits):
+            continue
+        if node.name not in morphism.after:
             continue
         m = index_map(morphism.before.types[node.name].units, morphism.edits, morphism.before.widths)
         if m is not None and (m == NEW).any():

@@ -135,15 +135,20 @@ class _Recorder(nn.Module):
         self.found: dict[str, Tensor] = {}
 
     def forward(self, *batch: Tensor) -> Any:
-        found, wanted, added = self.found, self.wanted, self.added
+        return _Recording(self).run(*batch)
 
-        class Recording(fx.Interpreter):
-            def run_node(self, n: fx.Node) -> Any:
-                value = super().run_node(n)
-                if n.name in added:
-                    value = value + added[n.name].to(value)
-                if n.name in wanted:
-                    found[wanted[n.name]] = value
-                return value
 
-        return Recording(self.module).run(*batch)
+class _Recording(fx.Interpreter):
+    """One run of a recorder."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__(recorder.module)
+        self.recorder = recorder
+
+    def run_node(self, n: fx.Node) -> Any:
+        value, recorder = super().run_node(n), self.recorder
+        if n.name in recorder.added:
+            value = value + recorder.added[n.name].to(value)
+        if n.name in recorder.wanted:
+            recorder.found[recorder.wanted[n.name]] = value
+        return value

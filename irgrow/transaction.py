@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from irgrow import registry
+from irgrow.collecting import uncollected
 from irgrow.errors import CompilerBug, RefusedError
 from irgrow.journal import DEPTH, Entry, Receipt, seed_of
 from irgrow.network import Network
@@ -82,7 +83,8 @@ def rewrite_all(
     try:
         for number, pass_ in enumerate(passes, net.journal.counter):
             own = seed_of(net.seed, number, pass_) if seed is None else seed
-            tried.append(_attempt(net, pass_, batch, loss, step, recorded, require, number, own, probed))
+            with uncollected():
+                tried.append(_attempt(net, pass_, batch, loss, step, recorded, require, number, own, probed))
             if not tried[-1].receipt.applied:
                 _restore(tried)
                 return [t.receipt for t in tried]

@@ -65,6 +65,18 @@ def test_given_numbers_of_another_shape_are_an_error_whatever_they_are(value):
         move(gather, {"w": torch.ones(2)}, (2,), "w", 0)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-25, 1e-14, 1e13, 1e25])
+@pytest.mark.parametrize("shape", [(6, 128), (4, 384, 1, 1), (5, 100), (3, 32, 2, 2)])
+def test_new_units_have_the_mean_norm_of_the_old_ones_at_any_scale(shape, scale):
+    w = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * scale
+    w[0] = 0.0
+    maps = [[*range(shape[0]), NEW], *[None] * (len(shape) - 1)]
+    fills = (XavierUniform(match=True), *[ZERO] * (len(shape) - 1))
+    new = move(select(*maps, fills=fills), {"w": w}, (shape[0] + 1, *shape[1:]), "w", 0)
+    norms = new.double().flatten(1).norm(dim=1)
+    assert norms[-1] == pytest.approx(float(norms[:-1].mean()), rel=1e-6)
+
+
 def test_zero_wins_where_two_dimensions_are_new():
     old = {"w": torch.ones(2, 2)}
     for fills in ((ONES, ZERO), (ZERO, ONES)):
