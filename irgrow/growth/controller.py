@@ -34,7 +34,7 @@ from irgrow.growth.rules import GrowthProgram, Rule
 from irgrow.journal import DEPTH, Receipt
 from irgrow.morphism import Morphism
 from irgrow.network import Network, as_inputs
-from irgrow.passes import Context, Pass, View, plan
+from irgrow.passes import Context, Pass, View, needs, plan
 from irgrow.passes.records.base import Record, Watch
 from irgrow.probing import Probed
 from irgrow.transaction import rewrite
@@ -280,7 +280,9 @@ class Controller:
         if isinstance(receipt.verdict, Refused):
             told = self.refused.get(place) == receipt.verdict.reason
             self.refused[place] = receipt.verdict.reason
-            if not wanted.decided_by_numbers or wanted.match(graph, wanted.site) is not None:
+            if wanted.match(graph, wanted.site) is not None or not (
+                wanted.decided_by_numbers or any(needs(wanted, graph))
+            ):
                 self._refused_by[place] = graph.digest
             if told:
                 return

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from irgrow.axes import atoms
 from irgrow.edits import Impossible
 from irgrow.graph import Graph
 from irgrow.passes.analyses.bridge import bridge, needed
@@ -60,6 +61,10 @@ class Crossings(AcrossWatch):
     def record(self, graph: Graph) -> Record:
         return Crossed(graph, self.axis, self.weights)
 
+    def units(self, graph: Graph) -> frozenset[str]:
+        read = graph[bridge(graph, self.axis).maker].inputs[0]  # one unit less and one more are not the same ones
+        return super().units(graph) | {a.name for a in atoms(graph.types[read].units)}
+
 
 class Across(Record):
     """Base of what was recorded across an axis since the last step.
@@ -76,9 +81,11 @@ class Across(Record):
         self.graph, self.axis, self.found = graph, axis, bridge(graph, axis)
         self._latest = graph
         self.passes: list[Crossing] = []
+        self._ends: Ends | None = None
 
     def attach(self, leaves: Mapping[str, nn.Module], wanted: Wanted) -> list[Any]:
-        return Ends(self.graph, self.found, leaves, wanted, self.passes).hooks()
+        self._ends = Ends(self.graph, self.found, leaves, wanted, self.passes)
+        return self._ends.hooks()
 
     def weights(self) -> dict[str, int]:
         """Return the weights of the units, by full name, and the dimension in which the units stand."""
@@ -146,16 +153,24 @@ class Crossed(Across):
 
     @property
     def ready(self) -> bool:
-        """Whether a backward pass came through."""
-        return bool(self.heard) and (not self.with_weights or self.received.keys() == self.weights().keys())
+        """Whether a backward pass came through, and new units would still borrow the factors that were noted."""
+        complete = not self.with_weights or self.received.keys() == self.weights().keys()
+        return bool(self.heard) and complete and self._lent_by_the_same()
+
+    def _lent_by_the_same(self) -> bool:
+        """Return whether after the step of the optimizer the same units would lend their factors."""
+        if self._ends is None:
+            return True
+        noted = {(layer, int(unit)) for p in self.heard for layer, unit in p.lenders.items()}
+        return noted == {(layer, int(self._ends.lender(layer))) for layer, _ in noted}
 
     def said(self, graph: Graph) -> Context | None:
         """Return what it says about a network, as a probe would; `None` if that is not enough, or not finite."""
         import torch
 
-        if not self.ready:
-            return None
         source, *names = needed(self.graph, self.axis)
+        if not self.ready or needed(graph, self.axis) != (source, *names):
+            return None
         passes, read = self.heard, {source: [p.read for p in self.heard]}
         readers = {route.node: [p.signals[route.node] for p in passes] for route in self.found.routes}
         beside = {n: [p.beside[n] for p in passes] for n in names if n not in readers}

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from irgrow.graph import Graph
 from irgrow.passes.analyses.bridge import Bridge
 from irgrow.passes.analyses.lanes import lender, lent
+from irgrow.passes.analyses.routes import Route
 from irgrow.passes.records.base import Wanted
 
 if TYPE_CHECKING:
@@ -26,18 +28,32 @@ class Crossing:
         beside: Queries and keys of the attentions on the way, by node, frequencies of rotary positions by name, and of
             borrowed factors the unit that lends it.
         signals: Gradient of the loss by the outputs of the readers, by node.
+        lenders: The unit that lends its factor, by layer.
     """
 
     read: Tensor
     beside: dict[str, Tensor] = field(default_factory=dict)
     signals: dict[str, Tensor] = field(default_factory=dict)
+    lenders: dict[str, Tensor] = field(default_factory=dict)
 
-    def hear(self, node: str) -> Callable[[Tensor], None]:
-        """Return a hook that takes the gradient by the output of a node."""
+    def hear(self, node: str, weight: Tensor) -> Callable[[Tensor], None]:
+        """Return a hook that takes the gradient by the output of a node, of passes that reach the weight it reads with.
+
+        What `torch.autograd.grad` asks on the way, as for a gradient penalty, is not said by the loss. The hook does
+        not keep the pass: losses that a loop collects would keep what they were computed from.
+        """
+        import torch
+
+        own = ref(self)
+        leaf = weight.is_leaf and weight.requires_grad
+        end = torch.autograd.graph.get_gradient_edge(weight).node if leaf else None
 
         def hook(gradient: Tensor) -> None:
-            known = self.signals.get(node)
-            self.signals[node] = gradient.detach() if known is None else known + gradient.detach()
+            heard = own()
+            if heard is None or not (end is None or _reaches(end)):
+                return
+            known = heard.signals.get(node)
+            heard.signals[node] = gradient.detach() if known is None else known + gradient.detach()
 
         return hook
 
@@ -60,6 +76,7 @@ class Ends:
     wanted: Wanted
     passes: list[Crossing]
     _lent: dict[str, Tensor] = field(default_factory=dict)
+    _lenders: dict[str, Tensor] = field(default_factory=dict)
 
     def hooks(self) -> list[Any]:
         """Hook the maker, the readers and what stands beside the way, and return the handles."""
@@ -69,7 +86,7 @@ class Ends:
         found: list[tuple[str, Hook]] = [(self.bridge.maker, self._begin)]
         found += [(node, self._lend(node, layer)) for node, layer in self.bridge.borrowed]
         found += [(node, self._attend(node)) for node in self.bridge.attended]
-        found += [(route.node, self._end(route.node)) for route in self.bridge.routes]
+        found += [(route.node, self._end(route)) for route in self.bridge.routes]
         return [self.leaves[node].register_forward_hook(off(hook)) for node, hook in found]
 
     def _listening(self, module: nn.Module) -> bool:
@@ -82,14 +99,16 @@ class Ends:
         if self._listening(module):
             self.passes.append(Crossing(inputs[0].detach()))
 
-    def _end(self, node: str) -> Hook:
+    def _end(self, route: Route) -> Hook:
         """Return a hook that listens to the gradient by what a reader gives."""
+        owner: Any = self.leaves[self.graph.params[route.weight].owner]
 
         def follow(module: nn.Module, inputs: Any, output: Tensor) -> None:
             if self._listening(module) and output.requires_grad and self.passes:
                 self.passes[-1].beside |= self._lent
+                self.passes[-1].lenders |= self._lenders
                 self._lent.clear()
-                output.register_hook(self.passes[-1].hear(node))
+                output.register_hook(self.passes[-1].hear(route.node, owner.weight))
 
         return follow
 
@@ -107,11 +126,25 @@ class Ends:
 
     def _lend(self, node: str, layer: str) -> Hook:
         """Return a hook that notes the factor of the unit that lends its own, which may come before the maker does."""
-        owned = {name: name.rpartition(".")[2] for name in self.graph.own_params[layer]}
 
         def follow(module: nn.Module, inputs: Any, output: Tensor) -> None:
             if self._listening(module):
-                params = {name: getattr(self.leaves[layer], local) for name, local in owned.items()}
-                self._lent[node] = lent(self.graph, node, output.detach(), lender(self.graph, layer, params))
+                self._lenders[layer] = self.lender(layer)
+                self._lent[node] = lent(self.graph, node, output.detach(), self._lenders[layer])
 
         return follow
+
+    def lender(self, layer: str) -> Tensor:
+        """Return the unit of a layer that lends its factor to new ones, as its weights are now."""
+        local = {name: name.rpartition(".")[2] for name in self.graph.own_params[layer]}
+        return lender(self.graph, layer, {name: getattr(self.leaves[layer], n) for name, n in local.items()})
+
+
+def _reaches(end: Any) -> bool:
+    """Return whether the backward pass that runs hands gradients to a parameter."""
+    import torch
+
+    try:
+        return bool(torch._C._will_engine_execute_node(end))
+    except RuntimeError:  # `torch.autograd.grad` by the parameter itself
+        return False

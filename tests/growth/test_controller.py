@@ -28,6 +28,7 @@ from irgrow.passes import (
     Dormancy,
     EffectiveDimension,
     Fisher,
+    GradMax,
     GrowUnits,
     InsertLayer,
     Magnitude,
@@ -265,6 +266,19 @@ def test_a_pass_that_overflowed_is_no_reason_never_to_prune_again(apply):
     (receipt,) = run.step()
     assert receipt.applied
     assert run.net.journal[-1].used == "records"
+
+
+def test_a_pass_for_which_no_gradient_was_recorded_is_asked_again():
+    """A step that a scaler skips, or without a backward pass, is no reason never to grow again."""
+    net = build(MLP.replace("relu", "tanh"), seed=1)
+    grow = rule(apply=GrowUnits(init=GradMax()), when=Schedule(1), where=Where(("a",)))
+    controller, told = Controller(net, only(grow)), []
+    for scale in (float("inf"), 0.0, 1.0):
+        net.zero_grad()
+        (net(torch.randn(5, 6)).square().mean() * scale).backward()
+        told += controller.step(torch.randn(5, 6))
+    assert [str(receipt.verdict) for receipt in told if receipt.applied] == ["exact"]
+    assert ["none were recorded" in r.verdict.reason for r in told if not r.applied] == [True, False]
 
 
 def test_what_no_number_can_change_is_not_tried_again(monkeypatch):

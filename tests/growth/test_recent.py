@@ -126,3 +126,10 @@ def test_a_step_without_a_batch_does_not_look_at_old_ones():
     assert not controller.step(torch.randn(30, 30))
     (receipt,) = controller.step()
     assert "none were recorded" in receipt.verdict.reason
+
+
+def test_a_rule_that_lacked_a_batch_is_asked_again():
+    rules = only(rule(apply=GrowUnits(init=SOME[0]), when=Schedule(1), where=Where(("a",))))
+    controller = Controller(build(NARROW, seed=1), rules)
+    told = [receipt.applied for i in range(4) for receipt in controller.step(torch.randn(30, 30) if i > 1 else None)]
+    assert told == [False, True, True], "the reason is told once"

@@ -1,6 +1,7 @@
 """What training said across an axis is what a probe of the same batch says, and growing by it is the same growth."""
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from irgrow.growth import GrowthProgram, Rule, Where
 from irgrow.growth.controller import Controller
 from irgrow.network import build
 from irgrow.passes import GradMax, GrowFirefly, GrowUnits, Magnitude, Nest, PruneUnits, Schedule
-from irgrow.passes.analyses.bridge import needed
+from irgrow.passes.analyses.bridge import bridge, needed
+from irgrow.passes.analyses.lanes import lender
 from irgrow.passes.records.crossed import Crossings
 from irgrow.probing import probe
 
@@ -209,3 +211,76 @@ def test_under_autocast(dtype):
     assert str(receipt.verdict) == "exact"
     assert run.net.journal[-1].used == "records"
     assert run.net.params["h.weight"].dtype == torch.float32
+
+
+def test_it_is_let_go_after_the_step_even_if_a_loop_keeps_its_losses():
+    run = Run(DENSE, "h", GrowUnits(init=GradMax()))
+    x, kept, refs = run.batch(), [], []
+    for _ in range(3):
+        kept.append(loss(run.net(x)))
+        kept[-1].backward()
+        (heard,) = run.record().passes
+        refs += [weakref.ref(heard.read), weakref.ref(heard.signals["y"])]
+        del heard
+        assert all(ref() is not None for ref in refs[-2:])
+        run.controller.step(x)
+        assert [ref() for ref in refs] == [None] * len(refs)
+
+
+def test_a_gradient_penalty_counts_by_what_the_loss_says():
+    """What `autograd.grad` asks on the way goes through the same values, but it is not the gradient of the loss."""
+    run = Run(DENSE, "h")
+    x, outputs = run.batch().requires_grad_(), []
+    handle = run.net.module.meta["leaves"]["y"].register_forward_hook(lambda m, i, y: outputs.append(y))
+    y = run.net(x)
+    handle.remove()
+    (by_inputs,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    total = loss(y) + (by_inputs.norm(dim=1) - 1).square().mean()
+    (wanted,) = torch.autograd.grad(total, outputs, retain_graph=True)
+    assert not run.record(weights=True).ready, "negative control: nothing was said yet"
+    total.backward()
+    torch.testing.assert_close(run.said(weights=True).signals["y"], wanted, rtol=1e-11, atol=1e-14)
+
+
+def test_a_backward_pass_that_can_be_differentiated_counts_once():
+    run = Run(DENSE, "h")
+    x, weights = run.batch(), list(run.net.parameters())
+    wanted = run.probed(x)
+    total = loss(run.net(x))
+    with pytest.warns(UserWarning, match="create_graph"):
+        total.backward(create_graph=True)
+    gradients = [w.grad for w in weights]
+    torch.autograd.grad(gradients, weights, [torch.ones_like(g) for g in gradients])  # as for a curvature
+    said = run.said(weights=True)
+    torch.testing.assert_close(said.signals["y"], wanted.signals["y"], rtol=1e-11, atol=1e-14)
+    for weight in weights:
+        weight.grad = None
+
+
+def test_units_that_go_and_come_before_the_layer_are_others():
+    """As many as before, but what was recorded is of those that were there."""
+    text = DENSE.replace("x |> h:", "x |> g: dense(4) |> tanh |> h:")
+    less = Rule("less", PruneUnits(by=Magnitude()), Schedule(1, total=1), where=Where(("g",)), require="any")
+    more = Rule("more", GrowUnits(), Schedule(1, total=1), where=Where(("g",)))
+    then = Rule("then", GrowUnits(init=Nest()), Schedule(1, total=1), where=Where(("h",)), require="any")
+    net = build(text, seed=1, dtype=torch.float64)
+    controller = Controller(net, GrowthProgram((less, more, then)))
+    x = torch.randn(7, 6, dtype=torch.float64)
+    loss(net(x)).backward()
+    assert [r.applied for r in controller.step(x, criterion=loss)] == [True] * 3
+    assert net.graph.widths["g"] == 4
+    assert net.journal[-1].used == "gradients"
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["the same unit", "another unit"])
+def test_a_factor_is_borrowed_of_the_unit_that_still_lends_it(other):
+    run = Run(*WAYS["swiglu"], GrowUnits(init=GradMax()))
+    x = run.batch()
+    loss(run.net(x)).backward()
+    ((_, layer),) = bridge(run.net.graph, "h").borrowed
+    unit = int(lender(run.net.graph, layer, run.net.params))
+    with torch.no_grad():  # a step of an optimizer
+        run.net.params[f"{layer}.weight"][(unit + other) % 5] *= 50
+    (receipt,) = run.controller.step(x, criterion=loss)
+    assert receipt.applied
+    assert run.net.journal[-1].used == ("gradients" if other else "records")
