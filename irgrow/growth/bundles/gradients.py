@@ -1,7 +1,8 @@
 """Growth by gradients: the trigger of the thesis with the initializers of others (Maile 2023, 6.3).
 
 All of them look at gradients. Those of the pass that trains are enough but for the units of convolutions with `nest`,
-for which the training loop must hand its loss to the controller as `criterion`.
+for which the training loop must hand its loss to the controller as `criterion`. Without it a layer has to wait while
+the one before it grows in the same steps.
 """
 
 from __future__ import annotations

@@ -2,12 +2,13 @@
 
 import copy
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
 from bridges import WAYS
 
-from irgrow.growth import GrowthProgram, Rule, Where
+from irgrow.growth import GrowthProgram, Limit, Rule, Where
 from irgrow.growth.controller import Controller
 from irgrow.network import build
 from irgrow.passes import GradMax, GrowFirefly, GrowUnits, Magnitude, Nest, PruneUnits, Schedule
@@ -284,3 +285,18 @@ def test_a_factor_is_borrowed_of_the_unit_that_still_lends_it(other):
     (receipt,) = run.controller.step(x, criterion=loss)
     assert receipt.applied
     assert run.net.journal[-1].used == ("gradients" if other else "records")
+
+
+@pytest.mark.parametrize("criterion", [None, loss], ids=["waits", "with a criterion"])
+def test_a_layer_waits_while_the_one_before_it_grows_unless_there_is_a_criterion(criterion):
+    rules = [Rule(n, GrowUnits(init=GradMax()), Schedule(1), where=Where((n,)), order="sites") for n in ("y", "h")]
+    rules[1] = replace(rules[1], limit=(Limit("width", 7),))
+    net = build(DENSE, seed=1, dtype=torch.float64)
+    controller, widths = Controller(net, GrowthProgram(tuple(rules))), []
+    for seed in range(3):
+        net.zero_grad()
+        x = torch.randn(7, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        loss(net(x)).backward()
+        controller.step(x, criterion=criterion)
+        widths.append((net.graph.widths["h"], net.graph.widths["y"]))
+    assert widths == ([(6, 8), (7, 9), (7, 10)] if criterion else [(6, 7), (7, 7), (7, 8)])
