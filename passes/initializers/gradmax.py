@@ -37,6 +37,7 @@ from irgrow.passes.analyses.auxiliary import auxiliary
 from irgrow.passes.analyses.bridge import bridge, needed
 from irgrow.passes.analyses.companions import companions
 from irgrow.passes.analyses.fan_outs import fan_out_norm, new_columns
+from irgrow.passes.analyses.places import makers, path
 from irgrow.passes.analyses.routes import flat_at_zero
 from irgrow.passes.base import Context
 from irgrow.passes.initializers.base import Initializer, Newborns
@@ -81,6 +82,10 @@ class GradMax(Initializer):
                 f"the slope of `{flat}` at zero is zero, so units with zero fan-in would never receive a gradient; "
                 "`right_relu` computes the same as `relu` and has slope 1 there"
             )
+        lent = {layer for _, layer in found.borrowed}
+        for behind in (next(path(graph, m), None) for m in makers(graph, atom) if m not in lent):
+            if behind is not None and behind.op.facts.batch_statistics:
+                raise Impossible(f"zero fan-in behind `{behind.name}`: its variance would be zero; use zero fan-out")
         if self.constraint == "frobenius" and found.lanes > 1:
             raise Impossible(
                 f"units run in {found.lanes} lanes, and by `constraint = frobenius` only one of them would live"

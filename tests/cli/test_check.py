@@ -132,6 +132,17 @@ def test_a_rule_that_can_work_somewhere_is_fine(fine, write, section):
     assert fine("check", "net.irg")
 
 
+def test_gradmax_behind_batch_norms_is_told_of(fine, write, mistake):
+    text = "net n(x: [4]) { return x |> h: dense(3) |> batchnorm |> tanh |> t: dense(3) |> tanh |> dense(2) }\n"
+    rule = "grow { rule r { when = schedule  apply = grow_units(init = gradmax)  where = SITE } }"
+    write(text + rule.replace("SITE", "h"))
+    assert "its variance would be zero" in mistake("check", "net.irg")
+    write(text + rule.replace("SITE", "t"))
+    assert fine("check", "net.irg")
+    write(text + rule.replace("SITE", "h").replace("gradmax", "nest"))
+    assert fine("check", "net.irg")
+
+
 def test_a_rule_without_sites_is_fine(fine, write):
     write("net n(x: [4]) { return x |> dense(2) }\ngrow { use gradmax }")
     assert fine("check", "net.irg")
