@@ -5,7 +5,7 @@ the gradient by the outputs of the layers that read it (hooks on these values), 
 weights, unit by unit, as soon as they stand in `.grad`. Loops may therefore clip, unscale or zero gradients before they
 call the controller; under a `GradScaler` everything carries the same scale. Several passes before a step (gradient
 accumulation) are summed, if gradients are not zeroed between them. What was recorded is let go after the step; until
-then it holds on to as much as the forward pass did.
+then it holds on to as much as the forward pass did, and to a copy of what comes from the inputs alone.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The values that the first layer of the axis read, the gradient of the loss by th
 and what stands beside the way, of all passes since the last step; if asked for, the gradients of the weights at both
 ends as well, as they stood before a loop clipped them. It is what a probe of the batch would give, but of the pass that
 trained: before the step of the optimizer, with its dropout and batch statistics. Nothing is copied but those
-gradients, and all is let go after the step.
+gradients and what comes from the inputs alone, and all is let go after the step.
 """
 
 from __future__ import annotations

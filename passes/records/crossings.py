@@ -97,7 +97,8 @@ class Ends:
     def _begin(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
         """Begin a pass with what the maker reads."""
         if self._listening(module):
-            self.passes.append(Crossing(inputs[0].detach()))
+            read = inputs[0].detach()  # a loop may fill the tensor it gave again before the next pass
+            self.passes.append(Crossing(read if inputs[0].requires_grad else read.clone()))
 
     def _end(self, route: Route) -> Hook:
         """Return a hook that listens to the gradient by what a reader gives."""

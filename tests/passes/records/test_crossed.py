@@ -112,6 +112,17 @@ def test_passes_before_a_step_are_put_together():
     torch.testing.assert_close(said.gradients["h.weight"], wanted.gradients["h.weight"], rtol=1e-11, atol=1e-14)
 
 
+@pytest.mark.parametrize("text", [DENSE, DENSE.replace("x: [6]", "x: [2, 3]").replace("x |>", "x |> flatten |>")])
+def test_a_loop_may_fill_the_same_tensor_for_every_pass(text):
+    run = Run(text, "h")
+    x = run.batch(size=8)
+    wanted, kept = run.probed(x), torch.empty_like(x[:4])
+    for part in (x[:4], x[4:]):
+        (loss(run.net(kept.copy_(part))) / 2).backward()
+    (source,) = run.said(weights=True).statistics
+    torch.testing.assert_close(run.said(weights=True).statistics[source], wanted.values[source], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("name", PASSES)
 @pytest.mark.parametrize("size", [1, 7])
 def test_rules_grow_by_it_as_by_a_probe_of_the_batch(name, size):
