@@ -33,6 +33,8 @@ class Recent:
 
     def add(self, inputs: Batch) -> None:
         """Keep the inputs of a step, batch first, and let go what is not needed any more."""
+        if self.samples == 0:
+            self._batches.clear()
         if self.samples == 0 or not inputs:
             return
         self._batches.append(tuple(x.detach().clone() for x in inputs))

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from irgrow.attributes import textual_name
-from irgrow.axes import NEW, Atom
+from irgrow.axes import NEW, Atom, atoms
 from irgrow.cost import cost
 from irgrow.errors import OptionError, did_you_mean
 from irgrow.graph import NAME, Graph, remembered
@@ -55,8 +55,10 @@ def _sites(graph: Graph, where: Where) -> tuple[str, ...]:
     for item in where.items:
         found = _matching(graph, item)
         if not found and item not in ("hidden", "editable"):
+            parts = [a.name for a in atoms(graph.types[item].units)] if item in graph else []
             close = did_you_mean(item, dict.fromkeys(["hidden", "editable", *graph.leaves, *graph.by_name]))
-            raise OptionError(f"`where = {item}` matches no axis" + (f"; {close}" if close else ""))
+            help_ = f"the units of `{item}` are those of {', '.join(parts)}" if parts else close
+            raise OptionError(f"`where = {item}` matches no axis" + (f"; {help_}" if help_ else ""))
         chosen.update(found)
     return tuple(a for a in graph.leaves if a in chosen)
 

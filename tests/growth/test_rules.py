@@ -101,7 +101,7 @@ def test_unknown_names_say_what_may_be_meant(item, meant):
 
 
 def test_a_node_of_several_axes_is_none():
-    with pytest.raises(OptionError, match="`where = both` matches no axis"):
+    with pytest.raises(OptionError, match="`where = both` matches no axis; the units of `both` are those of h, both.g"):
         sites("both", text=CAT)
     assert sites("h", "both.g", text=CAT) == ("h", "both.g")
 
