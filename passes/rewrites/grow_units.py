@@ -25,14 +25,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from irgrow.axes import atoms
 from irgrow.edits import Edits, Impossible, growth
 from irgrow.errors import OptionError
 from irgrow.fills import ZERO, Fill, Masked, Mean, XavierUniform
 from irgrow.graph import Graph
 from irgrow.morphism import Morphism
-from irgrow.ops import Coupling, Op, Role, flag, integer, plan, site, word
+from irgrow.ops import Op, flag, integer, plan, site, word
 from irgrow.passes.absorbing import absorbed, not_exact
+from irgrow.passes.analyses.beside import added_along, contracted, passed_on
 from irgrow.passes.base import Context, Pass
 from irgrow.passes.initializers.base import Initializer, Newborns
 from irgrow.passes.initializers.random import Random
@@ -135,7 +135,7 @@ class GrowUnits(Pass):
         makes = self.init.default()
         morphism = self._resize(graph, edits, context, by_role(makes, reads, ZERO, chosen, given))
         morphism = replace(morphism, by_numbers=self.init.by_numbers)
-        if zero == "neither" or not _contracted(graph, edits):
+        if zero == "neither" or not contracted(graph, edits):
             return morphism
         prover = Prover(morphism)
         prover.run()
@@ -151,8 +151,8 @@ class GrowUnits(Pass):
         """Grow with units that are zero, or the mean of the old ones, and with norms that make up for them."""
         graph, edits, context = newborns.graph, newborns.edits, newborns.context
         made: Fill = Mean() if self.zero == "mean" else ZERO
-        chosen = dict.fromkeys(_passed_on(graph, edits), cast(Fill, XavierUniform(match=True)))
-        chosen |= dict.fromkeys(_added(graph, edits), made)
+        chosen = dict.fromkeys(passed_on(graph, edits), cast(Fill, XavierUniform(match=True)))
+        chosen |= dict.fromkeys(added_along(graph, edits), made)
         norms = filled_up(graph, edits)
         ops = {name: op for name, (op, _) in norms.items()}
         fills = by_role(made, self.init.columns(), made, chosen, given)
@@ -180,34 +180,3 @@ class GrowUnits(Pass):
         if norm := behind_batch_statistics(prover):
             raise Impossible(f"zero fan-in behind `{norm}`: its variance would be zero; use zero fan-out")
         return morphism
-
-
-def _passed_on(graph: Graph, edits: Edits) -> list[str]:
-    """Return the weights that work group by group on the units an edit adds: what reaches them is zero already.
-
-    Were they zero too, neither would ever receive a gradient.
-    """
-    found = []
-    for node in graph:
-        reached = {a.name for i in node.inputs for a in atoms(graph.types[i].units)} & edits.keys()
-        for spec in graph.specs[node.name] if reached else ():
-            roles = {r for d, r in zip(spec.dims, spec.roles, strict=True) for a in atoms(d) if a.name in reached}
-            if roles == {Role.MAKES} and len(spec.dims) > 1:
-                found.append(graph.param_name(node.name, spec.name))
-    return found
-
-
-def _added(graph: Graph, edits: Edits) -> list[str]:
-    """Return what is added to units, or put beside them, along an axis: it must start as they do."""
-    return [
-        graph.param_name(node.name, spec.name)
-        for node in graph
-        if node.op.facts.additive and not graph.reach[node.name].isdisjoint(edits)
-        for spec in graph.specs[node.name]
-    ]
-
-
-def _contracted(graph: Graph, edits: Edits) -> bool:
-    """Return whether attention takes products over an edited axis, which no weights read."""
-    heads = (graph.signatures[n.name].axes["head_dim"] for n in graph if n.op.coupling is Coupling.ATTENTION)
-    return any(a.name in edits for axis in heads for a in atoms(axis))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from live import CNN, MLP
 
-from irgrow.errors import OptionError
+from irgrow.errors import DataError, OptionError
 from irgrow.grammar import parse
 from irgrow.growth import GrowthProgram, Rule, Where
 from irgrow.growth.controller import Controller
@@ -230,12 +230,14 @@ def test_what_it_cannot_be_asked_about():
     with pytest.raises(OptionError, match="`gradient_rank` at `x`"):
         GradientRank().watches(parse(MLP), "x")
     run = Run(GradientRank())
-    assert run.wanted() == {}, "nothing was recorded"
+    with pytest.raises(DataError, match="`r` has nothing to look at"):
+        run.wanted()
     run.net(run.batch())
     assert run.wanted() == {}, "no backward pass came"
     net = build(MLP, seed=1)
     net.params["b.weight"].requires_grad_(False)
     controller = Controller(net, GrowthProgram((Rule("r", GrowUnits(), GradientRank()),)))
+    net(torch.randn(4, 6))
     with pytest.raises(
         OptionError, match="`gradient_rank` at `a` compares with the gradient of `b.weight`, which is froz"
     ):
