@@ -108,15 +108,9 @@ def growth_program(source: Source, sections: Sequence[syntax.GrowSection]) -> Gr
     for section in sections:
         for entry in section.entries:
             try:
-                match entry:
-                    case syntax.Use():
-                        program = build(entry.bundle, "bundle").program()
-                        rules.extend(program.rules)
-                        rates.extend([] if program.rates is None else [program.rates])
-                    case syntax.Setting():
-                        rates.append(build(_settings([entry], ("rates",), "`grow`")["rates"].value, "rates"))
-                    case syntax.RuleDecl():
-                        rules.append(_rule(entry))
+                stated = _stated(entry)
+                rules.extend(stated.rules)
+                rates.extend([] if stated.rates is None else [stated.rates])
                 if len(rates) > 1:
                     rates.pop()
                     raise Mistake("`rates` is given twice", entry.start, entry.end)
@@ -133,6 +127,22 @@ def growth_program(source: Source, sections: Sequence[syntax.GrowSection]) -> Gr
     return GrowthProgram(tuple(rules), rates[0] if rates else None)
 
 
+def _stated(entry: syntax.Use | syntax.Setting | syntax.RuleDecl) -> GrowthProgram:
+    """Return what one entry of a `grow` section adds to the program.
+
+    Raises:
+        Mistake: Something in it is unknown, missing or wrong.
+    """
+    match entry:
+        case syntax.Use():
+            program: GrowthProgram = build(entry.bundle, "bundle").program()
+            return program
+        case syntax.Setting():
+            return GrowthProgram((), build(_settings([entry], ("rates",), "`grow`")["rates"].value, "rates"))
+        case syntax.RuleDecl():
+            return GrowthProgram((_rule(entry),))
+
+
 def check_growth(source: Source, sections: Sequence[syntax.GrowSection], graph: Graph) -> None:
     """Ask every rule whether it can work on a network.
 
@@ -141,14 +151,8 @@ def check_growth(source: Source, sections: Sequence[syntax.GrowSection], graph: 
     """
     found: list[Diagnostic] = []
     for entry in (entry for section in sections for entry in section.entries):
-        match entry:
-            case syntax.RuleDecl():
-                rules, parts = [_rule(entry)], {setting.name: setting for setting in entry.settings}
-            case syntax.Use():
-                rules, parts = build(entry.bundle, "bundle").program().rules, {}
-            case _:
-                continue
-        for part, why in (problem for rule in rules for problem in rule.problems(graph)):
+        parts = {s.name: s for s in entry.settings} if isinstance(entry, syntax.RuleDecl) else {}
+        for part, why in (problem for rule in _stated(entry).rules for problem in rule.problems(graph)):
             at = parts.get(part, entry)
             found.append(Diagnostic(why, Span(source, at.start, at.end), code="growth"))
     if found:

@@ -24,19 +24,28 @@ Loss = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Probed:
-    """What one forward and backward pass in evaluation mode gave.
+    """What one forward and backward pass in evaluation mode gave, or what the pass that trained did in its place.
 
     Args:
         values: Values of nodes, batch first.
         gradients: Gradient of the loss by parameter.
         signals: Gradient of the loss by the values of the same nodes, batch first.
         trial: The loss on the same batch if something were added to the values of nodes, by name.
+        recorded: Whether it is of the pass that trained.
     """
 
     values: Mapping[str, Tensor] = field(default_factory=dict)
     gradients: Mapping[str, Tensor] | None = None
     signals: Mapping[str, Tensor] | None = None
     trial: Callable[[Mapping[str, Any]], float] | None = None
+    recorded: bool = False
+
+    @property
+    def used(self) -> str:
+        """What it is, for the journal; nothing if it is empty."""
+        if self.recorded:
+            return "records"
+        return "gradients" if self.gradients is not None else "statistics" if self.values else ""
 
 
 @contextmanager

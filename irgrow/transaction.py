@@ -70,6 +70,8 @@ def rewrite_all(
 ) -> list[Receipt]:
     """Run passes one after the other as a single transaction: all of them, or none.
 
+    `probed` is what a probe of the batch would say, where it is known already.
+
     Returns:
         The receipts; if one was refused, it is the last, and the network is what it was.
     """
@@ -118,7 +120,6 @@ def _attempt(
 ) -> Attempt:
     """Put a rewrite in place without committing it; on any failure nothing has changed."""
     started = time.perf_counter()
-    given = probed is not None
     probed = probed or _probed(net, pass_, recorded, loss)
     known = (probed.values, probed.gradients, probed.signals, probed.trial)
     context = registry.lookup("context")(net.params, seed, *known)
@@ -147,8 +148,7 @@ def _attempt(
         applied.restore()
         raise
     old, new = morphism.before, morphism.after
-    looked = "gradients" if probed.gradients is not None else "statistics" if probed.values else ""
-    used = "records" if given else looked or ("norms" if settled else "")
+    used = pass_.used or probed.used or ("norms" if settled else "")
     text = str(planned.verdict)
     entry = Entry(number, str(pass_), text, seed, old.digest, new.digest, new.count(), step, used)
     seconds = time.perf_counter() - started

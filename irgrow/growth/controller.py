@@ -301,10 +301,7 @@ class Controller:
     ) -> Receipt:
         """Carry out a pass; what it looks at and is not known is recorded on the batch, and on those before it."""
         inputs = None if batch is None else joined(self._seen(wanted)) or as_inputs(batch)
-        receipt = rewrite(self.net, wanted, None, criterion, self.count, inputs, require, probed=known)
-        if receipt.applied and wanted.used:
-            self.net.journal.entries[-1] = replace(self.net.journal[-1], used=wanted.used)
-        return receipt
+        return rewrite(self.net, wanted, None, criterion, self.count, inputs, require, probed=known)
 
     def _seen(self, wanted: Pass) -> list[Batch]:
         """Return the latest batches, as many as a pass wants to look at; none if any one will do."""
@@ -351,7 +348,7 @@ class Controller:
 
 def _probed(said: Context | None) -> Probed | None:
     """Return what was recorded in training as what a probe would say."""
-    return None if said is None else Probed(said.statistics, said.gradients, said.signals)
+    return None if said is None else Probed(said.statistics, said.gradients, said.signals, recorded=True)
 
 
 def _recordable(watch: Watch, graph: Graph, leaves: Mapping[str, nn.Module], who: str) -> None:

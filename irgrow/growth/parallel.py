@@ -218,8 +218,6 @@ class ParallelController(Controller):
         verdict = required(planned.verdict, require, wanted.site)
         if isinstance(verdict, Refused):
             return Receipt(str(wanted), verdict, (wanted.site,), seconds=time.perf_counter() - started)
-        looked = "gradients" if probed.gradients is not None else "statistics" if probed.values else wanted.used
-        used = "records" if known is not None else looked
         morphism: Morphism = planned.morphism if batch is not None else unsettled(planned.morphism)
         told = morphism_message(morphism)
         told |= {
@@ -235,7 +233,7 @@ class ParallelController(Controller):
                 morphism.after.digest,
                 morphism.after.count(),
                 self.count,
-                used,
+                wanted.used or probed.used,
             ).to_json(),
             "site": wanted.site,
             "batches": seen,

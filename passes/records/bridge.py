@@ -25,8 +25,8 @@ from irgrow.graph import Graph
 from irgrow.passes.analyses.auxiliary import auxiliary
 from irgrow.passes.analyses.bridge import Bridge
 from irgrow.passes.analyses.received import received, way
+from irgrow.passes.records.across import Across, AcrossWatch
 from irgrow.passes.records.base import Record, Wanted
-from irgrow.passes.records.crossed import Across, AcrossWatch
 from irgrow.passes.records.crossings import Crossing
 
 if TYPE_CHECKING:

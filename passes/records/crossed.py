@@ -14,31 +14,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from irgrow.axes import atoms
-from irgrow.edits import Impossible
 from irgrow.graph import Graph
 from irgrow.passes.analyses.bridge import bridge, needed
 from irgrow.passes.base import Context
-from irgrow.passes.records.base import Record, Wanted, Watch
-from irgrow.passes.records.crossings import Crossing, Ends
+from irgrow.passes.records.across import Across, AcrossWatch
+from irgrow.passes.records.base import Record, Wanted
+from irgrow.passes.records.crossings import Crossing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-
-@dataclass(frozen=True)
-class AcrossWatch(Watch):
-    """Something to record across an axis, at both ends of its bridge.
-
-    Args:
-        axis: A leaf axis.
-    """
-
-    axis: str = ""
-
-    def nodes(self, graph: Graph) -> tuple[str, ...]:
-        found = bridge(graph, self.axis)
-        beside = (*found.attended, *(name for name, _ in found.borrowed))
-        return (found.maker, *beside, *(route.node for route in found.routes))
 
 
 @dataclass(frozen=True)
@@ -64,55 +48,6 @@ class Crossings(AcrossWatch):
     def units(self, graph: Graph) -> frozenset[str]:
         read = graph[bridge(graph, self.axis).maker].inputs[0]  # one unit less and one more are not the same ones
         return super().units(graph) | {a.name for a in atoms(graph.types[read].units)}
-
-
-class Across(Record):
-    """Base of what was recorded across an axis since the last step.
-
-    Args:
-        graph: The network.
-        axis: A leaf axis with a bridge.
-
-    Raises:
-        Impossible: There is no bridge.
-    """
-
-    def __init__(self, graph: Graph, axis: str) -> None:
-        self.graph, self.axis, self.found = graph, axis, bridge(graph, axis)
-        self._latest = graph
-        self.passes: list[Crossing] = []
-        self._ends: Ends | None = None
-
-    def attach(self, leaves: Mapping[str, nn.Module], wanted: Wanted) -> list[Any]:
-        self._ends = Ends(self.graph, self.found, leaves, wanted, self.passes)
-        return self._ends.hooks()
-
-    def weights(self) -> dict[str, int]:
-        """Return the weights of the units, by full name, and the dimension in which the units stand."""
-        maker = self.graph.param_name(self.found.maker, "weight")
-        return {maker: 0} | {route.weight: 1 for route in self.found.routes}
-
-    def fits(self, graph: Graph) -> bool:
-        try:
-            same = bridge(graph, self.axis) == self.found
-        except Impossible:
-            return False
-        if not same or _around(graph, self.axis) != _around(self.graph, self.axis):
-            return False
-        self._latest = graph  # what was recorded before is of the network as it was then
-        return True
-
-    def settle(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        self.graph = self._latest
-        self.passes.clear()
-
-    @property
-    def heard(self) -> list[Crossing]:
-        """The passes of which every reader has said something."""
-        return [p for p in self.passes if len(p.signals) == len(self.found.routes)]
 
 
 class Crossed(Across):
@@ -232,8 +167,3 @@ def _fit(shape: tuple[int, ...] | None, values: list[Tensor]) -> bool:
 def _part(p: Crossing, moved: Callable[[Tensor], Tensor]) -> Crossing:
     beside, signals = ({n: moved(v) for n, v in part.items()} for part in (p.beside, p.signals))
     return Crossing(moved(p.read), beside, signals)
-
-
-def _around(graph: Graph, axis: str) -> list[Any]:
-    """Return the nodes that carry an axis and the shapes of their values; how wide the first reads may change."""
-    return [(node, graph.shape(node.name)) for node in graph if axis in graph.reach[node.name]]
