@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from live import CNN, MLP
+from parties import MASKED, PLAIN, TANH, Training
 from processes import Processes
-from scenarios import MASKED, PLAIN, SALIENCIES, TANH, Training, convolutions, scores, wide
+from scenarios import SALIENCIES, convolutions, scores, wide
 
 from irgrow.axes import NEW
 from irgrow.errors import OptionError

@@ -74,7 +74,7 @@ def test_the_estimate_is_right_on_average(name):
     run.backward()
     rough = run.record.estimate(4000)
     norm = float(run.record.blocks().norm()) / len(run.record.blocks()) ** 0.5
-    assert rough == pytest.approx(norm, rel=0.1)
+    assert rough == pytest.approx(norm, rel=0.05)  # of 4000 normal fan-outs, at worst a deviation of 1.1 %
     if bridge(run.net.graph, run.axis).routes[0].shape[0] > 8:
         assert run.record._combined(run.record.heard[0], 4).shape[1] < run.record.blocks().shape[1]
 
@@ -94,7 +94,8 @@ def test_combinations_of_outputs_stay_in_their_groups():
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, "_normal", lambda of, count, drawn=drawn: drawn)
             squares.append(float(run.record._combined(heard, 4).square().sum()))
-    assert sum(squares) / 300 == pytest.approx(float(run.record.blocks().square().sum()), rel=0.1)
+    wanted = float(run.record.blocks().square().sum())
+    assert sum(squares) / 300 == pytest.approx(wanted, rel=0.1)  # of 1200 squares, at worst a deviation of 4.1 %
 
 
 @pytest.mark.parametrize("name", WAYS)
