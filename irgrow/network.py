@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from irgrow.errors import DataError, OptionError
 from irgrow.fills import Fill, generator
 from irgrow.graph import Graph
 from irgrow.journal import Journal, Receipt
+from irgrow.probing import Evidence
 from irgrow.slots import known_slots
 
 Source = Graph | str
@@ -229,9 +230,7 @@ class Network(nn.Module):
 
         if isinstance(pass_, str):
             pass_ = registry.call("parse_pass", pass_)
-        inputs = None if batch is None else as_inputs(batch)
-        recorded = inputs if statistics is None else as_inputs(statistics)
-        return rewrite(self, pass_, inputs, loss, step, recorded, require)
+        return rewrite(self, pass_, Evidence.of(batch, loss, statistics), step, require)
 
     def undo(self) -> Receipt:
         """Take the latest rewrite back, where nothing was lost: grown units are pruned, inserted layers removed.
@@ -391,8 +390,3 @@ def build(
     if init is not None and init not in schemes:
         raise OptionError(f"unknown initialisation `{init}`; known are {', '.join(schemes)}")
     return Network(graph, initial_params(graph, seed, dtype, schemes.get(init or "")), seed).to(device)
-
-
-def as_inputs(batch: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return a batch as the tuple of a network's inputs."""
-    return (batch,) if isinstance(batch, Tensor) else tuple(batch)

@@ -6,7 +6,7 @@ receive. Nothing of the network is changed: its own gradients, buffers, mode and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,34 @@ class Probed:
         if self.recorded:
             return "records"
         return "gradients" if self.gradients is not None else "statistics" if self.values else ""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a rewrite may look at beside the network; every tuple holds the inputs of a batch, in order.
+
+    Args:
+        batch: To measure the error on.
+        loss: Called with the outputs.
+        statistics: To record on what passes and new units need.
+        probed: What a probe of `statistics` would say, where it is known already.
+    """
+
+    batch: tuple[Tensor, ...] | None = None
+    loss: Loss | None = None
+    statistics: tuple[Tensor, ...] | None = None
+    probed: Probed | None = None
+
+    @classmethod
+    def of(cls, batch: Any, loss: Loss | None, statistics: Any) -> Evidence:
+        """Take what callers give: batches are a tensor or several, and what is measured on is recorded on as well."""
+        inputs = None if batch is None else as_inputs(batch)
+        return cls(inputs, loss, inputs if statistics is None else as_inputs(statistics))
+
+
+def as_inputs(batch: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return a batch as the tuple of a network's inputs."""
+    return (batch,) if isinstance(batch, Tensor) else tuple(batch)
 
 
 @contextmanager

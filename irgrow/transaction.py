@@ -22,7 +22,7 @@ from irgrow.errors import CompilerBug, RefusedError
 from irgrow.journal import DEPTH, Entry, Receipt, seed_of
 from irgrow.network import Network
 from irgrow.newborns import settle, unsettled
-from irgrow.probing import Probed, evaluating, probe
+from irgrow.probing import Evidence, Probed, evaluating, probe
 from irgrow.swap import Swap, apply
 from irgrow.verdict import Approximate, Exact, Refused, required
 
@@ -40,37 +40,21 @@ class Attempt:
 
 
 def rewrite(
-    net: Network,
-    pass_: Any,
-    batch: tuple[Tensor, ...] | None,
-    loss: Callable[..., Tensor] | None,
-    step: int | None,
-    recorded: tuple[Tensor, ...] | None,
-    require: str,
-    seed: int | None = None,
-    probed: Probed | None = None,
+    net: Network, pass_: Any, evidence: Evidence, step: int | None, require: str = "any", seed: int | None = None
 ) -> Receipt:
-    """Run a pass on a live network; see `Network.rewrite`.
-
-    The seed is derived from the network's unless given; nothing is probed if what a probe would say is.
-    """
-    return rewrite_all(net, (pass_,), batch, loss, step, recorded, require, seed, probed)[0]
+    """Run a pass on a live network; see `Network.rewrite`. The seed is derived from the network's unless given."""
+    return rewrite_all(net, (pass_,), evidence, step, require, seed)[0]
 
 
 def rewrite_all(
     net: Network,
     passes: Sequence[Any],
-    batch: tuple[Tensor, ...] | None,
-    loss: Callable[..., Tensor] | None,
+    evidence: Evidence,
     step: int | None,
-    recorded: tuple[Tensor, ...] | None,
-    require: str,
+    require: str = "any",
     seed: int | None = None,
-    probed: Probed | None = None,
 ) -> list[Receipt]:
     """Run passes one after the other as a single transaction: all of them, or none.
-
-    `probed` is what a probe of the batch would say, where it is known already.
 
     Returns:
         The receipts; if one was refused, it is the last, and the network is what it was.
@@ -86,7 +70,7 @@ def rewrite_all(
         for number, pass_ in enumerate(passes, net.journal.counter):
             own = seed_of(net.seed, number, pass_) if seed is None else seed
             with uncollected():
-                tried.append(_attempt(net, pass_, batch, loss, step, recorded, require, number, own, probed))
+                tried.append(_attempt(net, pass_, evidence, step, require, number, own))
             if not tried[-1].receipt.applied:
                 _restore(tried)
                 return [t.receipt for t in tried]
@@ -107,20 +91,12 @@ def _restore(tried: Sequence[Attempt]) -> None:
 
 
 def _attempt(
-    net: Network,
-    pass_: Any,
-    batch: tuple[Tensor, ...] | None,
-    loss: Callable[..., Tensor] | None,
-    step: int | None,
-    recorded: tuple[Tensor, ...] | None,
-    require: str,
-    number: int,
-    seed: int,
-    probed: Probed | None,
+    net: Network, pass_: Any, evidence: Evidence, step: int | None, require: str, number: int, seed: int
 ) -> Attempt:
     """Put a rewrite in place without committing it; on any failure nothing has changed."""
     started = time.perf_counter()
-    probed = probed or _probed(net, pass_, recorded, loss)
+    batch, loss, shown = evidence.batch, evidence.loss, evidence.statistics
+    probed = evidence.probed or _probed(net, pass_, shown, loss)
     known = (probed.values, probed.gradients, probed.signals, probed.trial)
     context = registry.lookup("context")(net.params, seed, *known)
     planned = registry.call("plan", pass_, net.graph, context)
@@ -128,14 +104,14 @@ def _attempt(
     verdict = required(planned.verdict, require, pass_.site)
     if isinstance(verdict, Refused):
         return Attempt(Receipt(str(pass_), verdict, sites, seconds=time.perf_counter() - started))
-    morphism = planned.morphism if recorded is not None else unsettled(planned.morphism)
+    morphism = planned.morphism if shown is not None else unsettled(planned.morphism)
     before = _outputs(net, batch, loss)
     applied = apply(net, morphism)
     error, losses, settled = None, None, False
     try:
         for grown in (net, *(a for t in net.tracked if isinstance(a := getattr(t.average, "module", None), Network))):
-            if recorded is not None:
-                settled |= settle(grown, morphism, recorded)
+            if shown is not None:
+                settled |= settle(grown, morphism, shown)
         if before is not None:
             after = _outputs(net, batch, loss)
             assert after is not None

@@ -108,7 +108,7 @@ def deploy(
       MACs            48     48
       1 simplify, 1 fold_batch_norm
     """
-    from irgrow.network import as_inputs
+    from irgrow.probing import as_inputs
     from irgrow.transaction import relative_error
 
     net = _copy(source, params)

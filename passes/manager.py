@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from irgrow.network import Network
-    from irgrow.probing import Probed
+    from irgrow.probing import Evidence, Probed
 
 Record = Callable[[Graph, Mapping[str, Any], tuple[str, ...], bool], "Probed"]
 """Runs a graph with its parameters and records values of nodes, and gradients if asked to."""
@@ -116,20 +116,18 @@ class Pipeline:
             RefusedError: A backward pass is outstanding, or the state of an optimizer cannot be carried.
             CompilerBug: A pass does not keep what it ensures, or an invariant does not hold; everything was restored.
         """
-        from irgrow.network import as_inputs
+        from irgrow.probing import Evidence
+        from irgrow.transaction import rewrite, rewrite_all
 
-        inputs = None if batch is None else as_inputs(batch)
-        recorded = inputs if statistics is None else as_inputs(statistics)
+        before, evidence = net.graph, Evidence.of(batch, loss, statistics)
         if not atomic:
-            return _one_by_one(self, net, inputs, loss, recorded, step, require)
-        from irgrow.transaction import rewrite_all
-
-        before = net.graph
-        context, record = Context(net.params, net.seed), _recorder(recorded, loss)
+            receipts = [rewrite(net, pass_, evidence, step, require) for pass_ in self]
+            return _traced(before, self, receipts, atomic=False)
+        context, record = Context(net.params, net.seed), _recorder(evidence)
         planned = run(self, before, context, True, require, net.journal.counter, record)
         if planned.given_up:
             return replace(planned, params=None)
-        return _traced(before, self, rewrite_all(net, self.passes, inputs, loss, step, recorded, require))
+        return _traced(before, self, rewrite_all(net, self.passes, evidence, step, require))
 
 
 _TOKENS = re.compile(r'#[^\n]*|"[^"\n]*"|[;\n()\[\]{}]')
@@ -218,10 +216,11 @@ def _recorded(pass_: Pass, graph: Graph, context: Context, record: Record | None
     return replace(context, statistics=found.values, gradients=found.gradients, signals=found.signals)
 
 
-def _recorder(batch: tuple[Tensor, ...] | None, loss: Callable[..., Any] | None) -> Record | None:
+def _recorder(evidence: Evidence) -> Record | None:
     """Return what records on a batch, as a transaction does."""
     from irgrow.probing import probe
 
+    batch, loss = evidence.statistics, evidence.loss
     if batch is None:
         return None
 
@@ -256,20 +255,6 @@ def _carried(morphism: Morphism, params: Mapping[str, Tensor]) -> dict[str, Tens
             source = params.get(predecessor(morphism.transfers[name]) or "")
             found[name] = nn.Parameter(found[name], source is None or source.requires_grad)
     return found
-
-
-def _one_by_one(
-    pipeline: Pipeline,
-    net: Network,
-    batch: Any,
-    loss: Callable[..., Any] | None,
-    recorded: Any,
-    step: int | None,
-    require: str,
-) -> Trace:
-    before = net.graph
-    receipts = [net.rewrite(pass_, batch, loss, step, recorded, require) for pass_ in pipeline]
-    return _traced(before, pipeline, receipts, atomic=False)
 
 
 def _traced(before: Graph, pipeline: Pipeline, receipts: list[Receipt], atomic: bool = True) -> Trace:

@@ -134,10 +134,11 @@ def replay(recorded: Recorded, target: Graph | Network) -> Iterator[TraceStep]:
 
 
 def _carry_out(net: Network, entry: Entry, pass_: Any) -> None:
+    from irgrow.probing import Evidence
     from irgrow.transaction import rewrite
 
     net.journal.counter = entry.number
-    rewrite(net, pass_, None, None, entry.step, None, "any", entry.seed)
+    rewrite(net, pass_, Evidence(), entry.step, seed=entry.seed)
 
 
 def _parsed(recorded: Recorded, index: int) -> Any:

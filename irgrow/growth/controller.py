@@ -33,10 +33,10 @@ from irgrow.growth.recent import Batch, Recent, joined
 from irgrow.growth.rules import GrowthProgram, Rule
 from irgrow.journal import DEPTH, Receipt
 from irgrow.morphism import Morphism
-from irgrow.network import Network, as_inputs
+from irgrow.network import Network
 from irgrow.passes import Context, Pass, View, needs, plan
 from irgrow.passes.records.base import Record, Watch
-from irgrow.probing import Probed
+from irgrow.probing import Evidence, Probed, as_inputs
 from irgrow.transaction import rewrite
 from irgrow.verdict import Refused
 
@@ -301,7 +301,7 @@ class Controller:
     ) -> Receipt:
         """Carry out a pass; what it looks at and is not known is recorded on the batch, and on those before it."""
         inputs = None if batch is None else joined(self._seen(wanted)) or as_inputs(batch)
-        return rewrite(self.net, wanted, None, criterion, self.count, inputs, require, probed=known)
+        return rewrite(self.net, wanted, Evidence(None, criterion, inputs, known), self.count, require)
 
     def _seen(self, wanted: Pass) -> list[Batch]:
         """Return the latest batches, as many as a pass wants to look at; none if any one will do."""

@@ -47,11 +47,11 @@ from irgrow.growth.shares import Criterion, Shares, norms_message, running, take
 from irgrow.growth.wrapper import DataParallel
 from irgrow.journal import Entry, Receipt, seed_of
 from irgrow.morphism import Morphism
-from irgrow.network import Network, as_inputs
+from irgrow.network import Network
 from irgrow.newborns import settle, unsettled
 from irgrow.passes import Pass, View
 from irgrow.passes.records.base import Record
-from irgrow.probing import Probed
+from irgrow.probing import Probed, as_inputs
 from irgrow.swap import Swap, apply
 from irgrow.verdict import Refused, required
 
