@@ -1,6 +1,6 @@
-"""Pipelines as data, traces, contracts and remarks."""
+"""Pipelines as data, on a graph and on a live network, and their traces."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,23 +11,16 @@ from irgrow.backends import random_params
 from irgrow.errors import CompilerBug, OptionError, ProgramError, RefusedError
 from irgrow.grammar import parse
 from irgrow.journal import seed_of
-from irgrow.morphism import Keep, Morphism
-from irgrow.network import build
-from irgrow.ops import site
 from irgrow.passes import (
     Context,
     GrowUnits,
     InsertLayer,
     NorthSelect,
-    Pass,
     Pipeline,
     PruneUnits,
     plan,
-    remarks,
     run,
 )
-from irgrow.passes.contracts import PROPERTIES, unmet
-from irgrow.passes.primitives import splice
 from irgrow.passes.trace import combined
 from irgrow.testing.laws import same_snapshot, snapshot
 from irgrow.transfer import carried_params
@@ -335,154 +328,3 @@ def test_errors_and_losses_are_measured_on_the_batch():
     for atomic in (False, True):
         trace = Pipeline((WIDER,)).apply(net, atomic, batch=batch(net), loss=lambda y: y.square().mean())
         assert 0.0 <= trace[0].error < 1e-12
-
-
-# contracts -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Careful(GrowUnits):
-    """Wants a network without batch norms and masks."""
-
-    requires = ("verified", "no_batch_norm", "unmasked")
-    ensures = ("verified", "no_batch_norm")
-
-
-@dataclass(frozen=True)
-class Promising(Pass):
-    """Promises a graph without batch norms and puts one in."""
-
-    after: str = site("relu_1")
-    ensures = ("deterministic", "no_batch_norm")
-
-    @property
-    def site(self):
-        return self.after
-
-    def match(self, graph, site):
-        return None
-
-    def rewrite(self, graph, site, context):
-        from irgrow.graph import Node
-        from irgrow.ops import BatchNorm
-
-        return splice(graph, site, [Node("late", BatchNorm(), (site,))], {}, {}, context.seed)
-
-
-def test_what_a_pass_requires_is_checked_in_front_of_it():
-    trace = run(Pipeline((Careful("a", 1),)), GRAPH)
-    assert trace[0].applied
-    graph = parse(CNN)
-    verdict = run(Pipeline((Careful("c1", 1),)), graph)[0].verdict
-    assert verdict.reason == "`careful` requires `no_batch_norm`, which does not hold: `bn` is a batch norm"
-    net = build(CNN, seed=0)
-    assert net.rewrite(Careful("c1", 1)).verdict.reason == verdict.reason
-
-
-def test_what_a_pass_ensures_is_checked_behind_it():
-    with pytest.raises(CompilerBug) as error:
-        run(Pipeline((WIDER, Promising())), GRAPH, Context(seed=4))
-    text = str(error.value)
-    assert text.startswith("`promising` ensures `no_batch_norm`, which does not hold: `late` is a batch norm")
-    assert f"seed: {seed_of(4, 1, Promising())}" in text
-    assert "net mlp(" in text
-    net, _ = trained()
-    before = snapshot(net)
-    for atomic in (False, True):
-        with pytest.raises(CompilerBug, match="`late` is a batch norm"):
-            Pipeline((Promising(),)).apply(net, atomic)
-    assert same_snapshot(before, snapshot(net)) is None
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "node"),
-    [
-        ("no_batch_norm", "dense(3) |> bad: batchnorm", "bad"),
-        ("batch_independent", "dense(3) |> bad: batchnorm", "bad"),
-        ("deterministic", "dense(3) |> bad: dropout(0.5)", "bad"),
-        ("unmasked", "bad: dense(3, masked = true)", "bad"),
-        ("verified", "bad: dense(3)", None),
-        ("untied", "bad: dense(3)", None),
-    ],
-)
-def test_properties_name_the_node(name, text, node):
-    assert unmet([name], parse("net n(x: [3]) { return x |> dense(3) |> relu }")) is None
-    why = unmet([name], parse(f"net n(x: [3]) {{ return x |> {text} |> dense(2) }}"))
-    assert why is None if node is None else f"`{node}`" in why
-
-
-def test_ties_and_malformed_graphs_are_noticed():
-    tied = parse("net n(x: ids(5)[3]) { return x |> e: embedding(4) |> head: dense(5, tied = e, bias = false) }")
-    assert unmet(["untied"], tied) == "`untied`, which does not hold: `head` uses the parameters of `e`"
-    loose = parse("net n(x: [3]) { return x |> a: dense(3) |> b: dense(2) }")
-    assert "`b` is never used" in unmet(["verified"], replace(loose, outputs=("a",)))
-
-
-def test_properties_that_do_not_exist_are_named():
-    with pytest.raises(OptionError, match="unknown property `no_batchnorm`; did you mean `no_batch_norm`"):
-        unmet(["no_batchnorm"], GRAPH)
-    assert set(PROPERTIES) >= {"verified", "no_batch_norm", "unmasked"}
-
-
-# why not here --------------------------------------------------------------------------------------------------------
-
-
-def test_remarks_say_for_every_site_what_a_pass_would_come_to():
-    found = remarks(GrowUnits("a", 3), GRAPH)
-    assert [r.site for r in found] == ["x", "a", "relu_1", "b", "relu_2", "head"]
-    for row in found:
-        assert row.rewrite == GrowUnits(row.site, 3)
-        assert row.verdict == plan(row.rewrite, GRAPH).verdict
-    assert found["a"].verdict == Exact()
-    assert str(found["head"]) == "refused: axis `head` is locked: interface: `head` is an output of the network"
-    table = str(found).splitlines()
-    assert table[0].split() == ["site", "at", "verdict"]
-    assert len(table) == 7
-    assert len({line.index(str(r)) for line, r in zip(table[1:], found, strict=True)}) == 1
-    with pytest.raises(KeyError):
-        found["nowhere"]
-
-
-def test_remarks_of_a_class_take_its_defaults():
-    assert [r.rewrite for r in remarks(InsertLayer, GRAPH)] == [
-        InsertLayer(s) for s in ("x", "a", "relu_1", "b", "relu_2", "head")
-    ]
-
-    @dataclass(frozen=True)
-    class Demanding(GrowUnits):
-        axis: str = site()
-
-    with pytest.raises(OptionError, match="demanding needs axis"):
-        remarks(Demanding, GRAPH)
-
-
-def test_remarks_see_parameters():
-    values = params()
-    values["b.weight"][:, 2] = 0.0
-    pruned = PruneUnits("a", (2,))
-    assert isinstance(remarks(pruned, GRAPH)["a"].verdict, Changes)
-    assert remarks(pruned, GRAPH, Context(values))["a"].verdict == Exact()
-
-
-def test_a_pass_that_chooses_its_place_has_one_remark():
-    @dataclass(frozen=True)
-    class Everywhere(GrowUnits):
-        whole = True
-
-        @property
-        def site(self):
-            return "a"
-
-        def rewrite(self, graph, site, context):
-            return Morphism(graph, graph, {n: Keep(n) for n in graph.params})
-
-    (row,) = remarks(Everywhere("b"), GRAPH)
-    assert (row.site, row.verdict) == ("a", Exact())
-    assert row.to_json() == {
-        "site": "a",
-        "pass": "everywhere(b)",
-        "kind": "exact",
-        "verdict": "exact",
-        "line": 1,
-        "column": 34,
-    }
