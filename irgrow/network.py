@@ -306,6 +306,12 @@ class Tracked:
         self.average, self.carry = average, carry
         self.slots = known_slots(optimizer)
 
+    @property
+    def averaged(self) -> Network | None:
+        """The network that averages the weights of the one that is trained."""
+        inner = getattr(self.average, "module", None)
+        return inner if isinstance(inner, Network) else None
+
 
 def parts(module: nn.Module) -> Iterator[nn.Module]:
     """Yield a module and all that it is made of; `nn.Module.modules` goes through every level again for each."""

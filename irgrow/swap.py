@@ -66,7 +66,7 @@ def apply(net: Network, morphism: Morphism) -> Swap:
     module = registry.call("lower", morphism.after, new, _reusable(net, morphism), net.shareable)
     _take_over(net, morphism, module)
     states = [carried_state(t.optimizer, morphism, old, new, t.carry) for t in net.tracked]
-    averages = [_averaged(t.average, morphism, new) for t in net.tracked]
+    averages = [None if (a := t.averaged) is None else _averaged(a, morphism, new) for t in net.tracked]
     swap = Swap(net, morphism, old, new, module)
     left_out = orphans(net, old)
     adopted = {name for name, t in morphism.transfers.items() if left_out and predecessor(t) in left_out}
@@ -81,6 +81,11 @@ def apply(net: Network, morphism: Morphism) -> Swap:
         swap.restore()
         raise
     return swap
+
+
+def networks(net: Network) -> list[Network]:
+    """Return the networks that a rewrite of one changes: it and those that average its weights."""
+    return [net, *(average for t in net.tracked if (average := t.averaged) is not None)]
 
 
 def _install(swap: Swap, record: list[Callable[[], None]] | None = None) -> None:
@@ -165,19 +170,16 @@ def _take_over(net: Network, morphism: Morphism, module: fx.GraphModule) -> None
             leaf.__dict__.update({hooks: getattr(before, hooks) for hooks in _HOOKS})
 
 
-def _averaged(average: Any, morphism: Morphism, live: Mapping[str, Tensor]) -> Swap | None:
+def _averaged(average: Network, morphism: Morphism, live: Mapping[str, Tensor]) -> Swap:
     """Work out the averages of the new network: old entries follow, new ones start at the live values."""
-    inner = getattr(average, "module", None)
-    if not isinstance(inner, Network):
-        return None
-    old = inner.params
-    new = _new_params(inner, morphism, old)
+    old = average.params
+    new = _new_params(average, morphism, old)
     with torch.no_grad():
         for name in morphism.touched:
             _adopt(new[name], live[name], morphism.transfers[name], old)
-    module = registry.call("lower", morphism.after, new, _reusable(inner, morphism), inner.shareable)
-    _take_over(inner, morphism, module)
-    return Swap(inner, morphism, old, new, module)
+    module = registry.call("lower", morphism.after, new, _reusable(average, morphism), average.shareable)
+    _take_over(average, morphism, module)
+    return Swap(average, morphism, old, new, module)
 
 
 def _adopt(average: Tensor, live: Tensor, transfer: Any, old: Mapping[str, Tensor]) -> None:

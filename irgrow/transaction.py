@@ -20,14 +20,24 @@ from irgrow import registry
 from irgrow.collecting import uncollected
 from irgrow.errors import CompilerBug, RefusedError
 from irgrow.journal import DEPTH, Entry, Receipt, seed_of
+from irgrow.morphism import Morphism
 from irgrow.network import Network
 from irgrow.newborns import settle, unsettled
 from irgrow.probing import Evidence, Probed, evaluating, probe
-from irgrow.swap import Swap, apply
-from irgrow.verdict import Approximate, Exact, Refused, required
+from irgrow.swap import Swap, apply, networks
+from irgrow.verdict import Approximate, Exact, Refused, Verdict, required
 
 ERROR_BOUND = {torch.float64: 1e-8, torch.float32: 1e-2}
 """A rewrite proved exact whose measured error is beyond this is a bug of ours, and is rolled back."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A rewrite of a live network that was worked out, with nothing touched; refused if it has no morphism."""
+
+    verdict: Verdict
+    morphism: Morphism | None = None
+    entry: Entry | None = None
 
 
 @dataclass(frozen=True)
@@ -90,43 +100,49 @@ def _restore(tried: Sequence[Attempt]) -> None:
             attempt.swap.restore()
 
 
+def prepare(
+    net: Network, pass_: Any, evidence: Evidence, step: int | None, require: str, number: int, seed: int
+) -> Prepared:
+    """Work a rewrite out; `number` is its place in the journal."""
+    probed = evidence.probed or _probed(net, pass_, evidence.statistics, evidence.loss)
+    planned = registry.call("plan", pass_, net.graph, registry.lookup("context").seeing(net.params, seed, probed))
+    verdict = required(planned.verdict, require, pass_.site)
+    if isinstance(verdict, Refused):
+        return Prepared(verdict)
+    morphism: Morphism = planned.morphism if evidence.statistics is not None else unsettled(planned.morphism)
+    old, new, used = morphism.before, morphism.after, pass_.used or probed.used
+    entry = Entry(number, str(pass_), str(verdict), seed, old.digest, new.digest, new.count(), step, used)
+    return Prepared(verdict, morphism, entry)
+
+
 def _attempt(
     net: Network, pass_: Any, evidence: Evidence, step: int | None, require: str, number: int, seed: int
 ) -> Attempt:
     """Put a rewrite in place without committing it; on any failure nothing has changed."""
     started = time.perf_counter()
-    batch, loss, shown = evidence.batch, evidence.loss, evidence.statistics
-    probed = evidence.probed or _probed(net, pass_, shown, loss)
-    known = (probed.values, probed.gradients, probed.signals, probed.trial)
-    context = registry.lookup("context")(net.params, seed, *known)
-    planned = registry.call("plan", pass_, net.graph, context)
-    sites = (pass_.site,)
-    verdict = required(planned.verdict, require, pass_.site)
-    if isinstance(verdict, Refused):
+    prepared = prepare(net, pass_, evidence, step, require, number, seed)
+    verdict, morphism, entry, sites = prepared.verdict, prepared.morphism, prepared.entry, (pass_.site,)
+    if morphism is None or entry is None:
         return Attempt(Receipt(str(pass_), verdict, sites, seconds=time.perf_counter() - started))
-    morphism = planned.morphism if shown is not None else unsettled(planned.morphism)
+    batch, loss, shown = evidence.batch, evidence.loss, evidence.statistics
     before = _outputs(net, batch, loss)
     applied = apply(net, morphism)
-    error, losses, settled = None, None, False
+    error, losses = None, None
     try:
-        for grown in (net, *(a for t in net.tracked if isinstance(a := getattr(t.average, "module", None), Network))):
-            if shown is not None:
-                settled |= settle(grown, morphism, shown)
+        settled = [] if shown is None else [settle(each, morphism, shown) for each in networks(net)]
+        if any(settled):
+            entry = replace(entry, used=entry.used or "norms")
         if before is not None:
             after = _outputs(net, batch, loss)
             assert after is not None
             error = relative_error(after[0], before[0])
             losses = None if loss is None else (before[1], after[1])
-            _check_error(net, planned.verdict, error, str(pass_), seed)
+            _check_error(net, verdict, error, str(pass_), seed)
             if isinstance(verdict, Approximate):
                 verdict = replace(verdict, measured=error)
     except BaseException:
         applied.restore()
         raise
-    old, new = morphism.before, morphism.after
-    used = pass_.used or probed.used or ("norms" if settled else "")
-    text = str(planned.verdict)
-    entry = Entry(number, str(pass_), text, seed, old.digest, new.digest, new.count(), step, used)
     seconds = time.perf_counter() - started
     return Attempt(Receipt(str(pass_), verdict, sites, error, losses, seconds, morphism), applied, entry)
 

@@ -25,6 +25,7 @@ from irgrow.verify import check_level, verify
 if TYPE_CHECKING:
     from irgrow.passes.records.base import Watch
     from irgrow.passes.triggers.base import View
+    from irgrow.probing import Probed
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class Context:
     gradients: Mapping[str, Any] | None = None
     signals: Mapping[str, Any] | None = None
     trial: Callable[[Mapping[str, Any]], float] | None = None
+
+    @classmethod
+    def seeing(cls, params: Mapping[str, Any] | None, seed: int, probed: Probed) -> Context:
+        """Return what may be looked at where this was probed."""
+        return cls(params, seed, probed.values, probed.gradients, probed.signals, probed.trial)
 
     def generator(self, *names: object) -> np.random.Generator:
         """Return a generator of its own for whatever the names say."""
@@ -122,8 +128,8 @@ class Pass:
         """Return the pass with what it takes from what was recorded in training; itself where that is not enough."""
         return self
 
-    def recorded(self, view: View) -> Context | None:
-        """Return what was recorded in training in the place of what a batch would say; `None` if that is not enough."""
+    def recorded(self, view: View) -> Probed | None:
+        """Return what was recorded in training in the place of what a probe would say; `None` if that is not enough."""
         return None
 
     @property

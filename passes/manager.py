@@ -208,12 +208,12 @@ def run(
 def _recorded(pass_: Pass, graph: Graph, context: Context, record: Record | None, unchanged: bool) -> Context:
     """Return what a pass may look at: what is recorded for it, or what was recorded while the graph has not changed."""
     if record is None or context.params is None:
-        return context if unchanged else replace(context, statistics={}, gradients=None, signals=None)
+        return context if unchanged else Context(context.params, context.seed)
     nodes, gradients = needs(pass_, graph)
     if not nodes and not gradients:
         return context
     found = record(graph, context.params, nodes, gradients)
-    return replace(context, statistics=found.values, gradients=found.gradients, signals=found.signals)
+    return Context.seeing(context.params, context.seed, found)
 
 
 def _recorder(evidence: Evidence) -> Record | None:

@@ -34,7 +34,7 @@ from irgrow.growth.rules import GrowthProgram, Rule
 from irgrow.journal import DEPTH, Receipt
 from irgrow.morphism import Morphism
 from irgrow.network import Network
-from irgrow.passes import Context, Pass, View, needs, plan
+from irgrow.passes import Pass, View, needs, plan
 from irgrow.passes.records.base import Record, Watch
 from irgrow.probing import Evidence, Probed, as_inputs
 from irgrow.transaction import rewrite
@@ -276,7 +276,7 @@ class Controller:
             if morphism is not None and not all(limit.permits(graph, morphism.after) for limit in rule.limit):
                 return
         view = self._view(loss)
-        receipt = self._rewrite(wanted.informed(view), _probed(wanted.recorded(view)), batch, criterion, rule.require)
+        receipt = self._rewrite(wanted.informed(view), wanted.recorded(view), batch, criterion, rule.require)
         if isinstance(receipt.verdict, Refused):
             told = self.refused.get(place) == receipt.verdict.reason
             self.refused[place] = receipt.verdict.reason
@@ -344,11 +344,6 @@ class Controller:
             record.clear()
             record.load({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
         self.recent.load(tensors)
-
-
-def _probed(said: Context | None) -> Probed | None:
-    """Return what was recorded in training as what a probe would say."""
-    return None if said is None else Probed(said.statistics, said.gradients, said.signals, recorded=True)
 
 
 def _recordable(watch: Watch, graph: Graph, leaves: Mapping[str, nn.Module], who: str) -> None:

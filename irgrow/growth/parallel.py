@@ -48,12 +48,12 @@ from irgrow.growth.wrapper import DataParallel
 from irgrow.journal import Entry, Receipt, seed_of
 from irgrow.morphism import Morphism
 from irgrow.network import Network
-from irgrow.newborns import settle, unsettled
+from irgrow.newborns import settle
 from irgrow.passes import Pass, View
 from irgrow.passes.records.base import Record
-from irgrow.probing import Probed, as_inputs
-from irgrow.swap import Swap, apply
-from irgrow.verdict import Refused, required
+from irgrow.probing import Evidence, Probed, as_inputs
+from irgrow.swap import Swap, apply, networks
+from irgrow.transaction import prepare
 
 __all__ = ["DataParallel", "ParallelController", "ParallelError"]
 
@@ -212,29 +212,18 @@ class ParallelController(Controller):
             if known is None and (nodes or gradients):
                 probed = self._shares.probed(nodes, gradients, seen)
         number = net.journal.counter
+        evidence = Evidence(statistics=None if batch is None else as_inputs(batch), probed=probed)
         seed = seed_of(net.seed, number, wanted)
-        said = (probed.values, probed.gradients, probed.signals, probed.trial)
-        planned = registry.call("plan", wanted, net.graph, registry.lookup("context")(net.params, seed, *said))
-        verdict = required(planned.verdict, require, wanted.site)
-        if isinstance(verdict, Refused):
-            return Receipt(str(wanted), verdict, (wanted.site,), seconds=time.perf_counter() - started)
-        morphism: Morphism = planned.morphism if batch is not None else unsettled(planned.morphism)
+        prepared = prepare(net, wanted, evidence, self.count, require, number, seed)
+        morphism, entry = prepared.morphism, prepared.entry
+        if morphism is None or entry is None:
+            return Receipt(str(wanted), prepared.verdict, (wanted.site,), seconds=time.perf_counter() - started)
         told = morphism_message(morphism)
         told |= {
             "do": "edit",
-            "verdict": verdict_to_json(verdict),
+            "verdict": verdict_to_json(prepared.verdict),
             "settles": batch is not None and bool(morphism.edits) and bool(running(net)),
-            "entry": Entry(
-                number,
-                str(wanted),
-                str(planned.verdict),
-                seed,
-                morphism.before.digest,
-                morphism.after.digest,
-                morphism.after.count(),
-                self.count,
-                wanted.used or probed.used,
-            ).to_json(),
+            "entry": entry.to_json(),
             "site": wanted.site,
             "batches": seen,
         }
@@ -285,10 +274,7 @@ class ParallelController(Controller):
         self, morphism: Morphism | None, failure: Exception | None, batches: int
     ) -> tuple[bool, Exception | None]:
         """Set the running statistics of new units: the first process measures them on whole batches."""
-        nets = [
-            self.net,
-            *(a for t in self.net.tracked if isinstance(a := getattr(t.average, "module", None), Network)),
-        ]
+        nets = networks(self.net)
         inputs = joined(self._shares.batches(batches))
         found = self.channel.collect(
             Message({"failed": failure is not None}, {str(i): x for i, x in enumerate(inputs)})

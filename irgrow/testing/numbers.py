@@ -144,7 +144,7 @@ def planned(pass_: Pass, graph: Graph, params: Mapping[str, Any], inputs: Mappin
     batch = tuple(torch.as_tensor(inputs[name]) for name in graph.inputs)
     loss = weighted_loss(output_weights(graph, params, inputs, seed))
     found = probe(graph, lower(graph, tensors), tensors, batch, nodes, loss)
-    return plan(pass_, graph, Context(params, seed, found.values, found.gradients, found.signals, found.trial))
+    return plan(pass_, graph, Context.seeing(params, seed, found))
 
 
 def carried(morphism: Morphism, params: Mapping[str, Any]) -> Arrays:

@@ -16,6 +16,7 @@ from irgrow.passes.base import Context
 
 if TYPE_CHECKING:
     from irgrow.passes.records.base import Record, Watch
+    from irgrow.probing import Probed
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Initializer:
         """Return what to record in training, so that no batch need be run when a rule applies it."""
         return ()
 
-    def recorded(self, graph: Graph, edits: Mapping[str, IndexMap], recorded: Mapping[str, Record]) -> Context | None:
+    def recorded(self, graph: Graph, edits: Mapping[str, IndexMap], recorded: Mapping[str, Record]) -> Probed | None:
         """Return what was recorded in training in the place of what a batch would say; `None` if that is not enough."""
         return None
 

@@ -39,13 +39,14 @@ from irgrow.passes.analyses.companions import companions
 from irgrow.passes.analyses.fan_outs import fan_out_norm, new_columns
 from irgrow.passes.analyses.places import makers, path
 from irgrow.passes.analyses.routes import flat_at_zero
-from irgrow.passes.base import Context
 from irgrow.passes.initializers.base import Initializer, Newborns
 from irgrow.passes.records.base import Record, Watch
 from irgrow.passes.records.crossed import crossings, said
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from irgrow.probing import Probed
 
 Array = NDArray[np.float64]
 
@@ -97,7 +98,7 @@ class GradMax(Initializer):
     def watches(self, graph: Graph, edits: Mapping[str, IndexMap]) -> tuple[Watch, ...]:
         return crossings(graph, edits)
 
-    def recorded(self, graph: Graph, edits: Mapping[str, IndexMap], recorded: Mapping[str, Record]) -> Context | None:
+    def recorded(self, graph: Graph, edits: Mapping[str, IndexMap], recorded: Mapping[str, Record]) -> Probed | None:
         return said(graph, edits, recorded)
 
     def given(self, newborns: Newborns) -> dict[str, Fill]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,10 +35,12 @@ from irgrow.passes.analyses.contributions import contributions, untried
 from irgrow.passes.analyses.entries import effective
 from irgrow.passes.analyses.fan_outs import fan_out_norm, new_columns
 from irgrow.passes.analyses.novelty import matched
-from irgrow.passes.base import Context
 from irgrow.passes.initializers.base import Initializer, Newborns
 from irgrow.passes.records.base import Record, Watch
 from irgrow.passes.records.crossed import crossings, said
+
+if TYPE_CHECKING:
+    from irgrow.probing import Probed
 
 Array = NDArray[np.float64]
 Sides = tuple[Array, dict[str, Array]]
@@ -85,7 +87,7 @@ class Nest(Initializer):
     def watches(self, graph: Graph, edits: Mapping[str, IndexMap]) -> tuple[Watch, ...]:
         return () if _tries(graph, edits) else crossings(graph, edits)
 
-    def recorded(self, graph: Graph, edits: Mapping[str, IndexMap], recorded: Mapping[str, Record]) -> Context | None:
+    def recorded(self, graph: Graph, edits: Mapping[str, IndexMap], recorded: Mapping[str, Record]) -> Probed | None:
         return None if _tries(graph, edits) else said(graph, edits, recorded)
 
     def given(self, newborns: Newborns) -> dict[str, Fill]:

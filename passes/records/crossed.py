@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 from irgrow.axes import atoms
 from irgrow.graph import Graph
 from irgrow.passes.analyses.bridge import bridge, needed
-from irgrow.passes.base import Context
 from irgrow.passes.records.across import Across, AcrossWatch
 from irgrow.passes.records.base import Record, Wanted
 from irgrow.passes.records.crossings import Crossing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from irgrow.probing import Probed
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,11 @@ class Crossed(Across):
         noted = {(layer, int(unit)) for p in self.heard for layer, unit in p.lenders.items()}
         return noted == {(layer, int(self._ends.lender(layer))) for layer, _ in noted}
 
-    def said(self, graph: Graph) -> Context | None:
+    def said(self, graph: Graph) -> Probed | None:
         """Return what it says about a network, as a probe would; `None` if that is not enough, or not finite."""
         import torch
+
+        from irgrow.probing import Probed
 
         source, *names = needed(self.graph, self.axis)
         if not self.ready or needed(graph, self.axis) != (source, *names):
@@ -117,7 +120,7 @@ class Crossed(Across):
         if not all(bool(value.isfinite().all()) for value in (*found.values(), *self.received.values())):
             return None
         signals = {name: found.pop(name) for name in readers}
-        return Context(statistics=found, signals=signals, gradients=self.received if self.with_weights else None)
+        return Probed(found, self.received if self.with_weights else None, signals, recorded=True)
 
     def reduced(self, group: Any = None) -> Crossed:
         import torch
@@ -137,7 +140,7 @@ class Crossed(Across):
         return found
 
 
-def said(graph: Graph, axes: Iterable[str], recorded: Mapping[str, Any], weights: bool = False) -> Context | None:
+def said(graph: Graph, axes: Iterable[str], recorded: Mapping[str, Any], weights: bool = False) -> Probed | None:
     """Return what was recorded across an axis, as a probe of the batch would say it; `None` if that is not enough.
 
     Args:

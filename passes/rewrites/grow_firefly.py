@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import sqrt
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,9 @@ from irgrow.passes.records.base import Watch
 from irgrow.passes.records.crossed import crossings, said
 from irgrow.passes.sharing import shared
 from irgrow.passes.triggers.base import View
+
+if TYPE_CHECKING:
+    from irgrow.probing import Probed
 
 Array = NDArray[np.float64]
 
@@ -100,7 +103,7 @@ class GrowFirefly(Pass):
     def watches(self, graph: Graph, site: str) -> tuple[Watch, ...]:
         return () if self.match(graph, site) is not None else crossings(graph, self._axes(graph), weights=True)
 
-    def recorded(self, view: View) -> Context | None:
+    def recorded(self, view: View) -> Probed | None:
         graph = view.graph
         return None if self.match(graph, self.site) is not None else said(graph, self._axes(graph), view.recorded, True)
 

@@ -44,6 +44,7 @@ from irgrow.passes.sharing import filled_up, regained
 if TYPE_CHECKING:
     from irgrow.passes.records.base import Watch
     from irgrow.passes.triggers.base import View
+    from irgrow.probing import Probed
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class GrowUnits(Pass):
             return ()
         return self.init.watches(graph, growth(graph, graph.axis(site), self.count))
 
-    def recorded(self, view: View) -> Context | None:
+    def recorded(self, view: View) -> Probed | None:
         if self.match(view.graph, self.site) is not None:
             return None
         edits = growth(view.graph, view.graph.axis(self.site), self.count)

@@ -15,6 +15,7 @@ from irgrow.passes import (
     Context,
     GrowUnits,
     InsertLayer,
+    Nest,
     NorthSelect,
     Pipeline,
     PruneUnits,
@@ -321,6 +322,17 @@ def test_each_step_records_on_the_network_as_it_is_then():
     assert [e.used for e in net.journal] == ["", "statistics"]
     without = pipeline.apply(trained()[0], atomic=True)
     assert without.given_up
+
+
+def test_losses_can_be_tried_on_the_network_as_it_is_then():
+    """Candidates of convolutions are tried one by one, in a transaction and in a pipeline alike."""
+    tried = Pipeline((GrowUnits("c1", 1), GrowUnits("c1", 1, Nest(candidates=3))))
+    nets = [trained(CNN)[0] for _ in range(2)]
+    images, loss = batch(nets[0], 3, 9), lambda y: y.square().mean()
+    for net, atomic in zip(nets, (True, False), strict=True):
+        assert [s.applied for s in tried.apply(net, atomic, statistics=images, loss=loss)] == [True, True]
+    assert same(nets[0].state_dict(), nets[1].state_dict())
+    assert tried.apply(trained(CNN)[0], atomic=True).given_up
 
 
 def test_errors_and_losses_are_measured_on_the_batch():

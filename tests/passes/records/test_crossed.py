@@ -78,10 +78,10 @@ def test_it_is_what_a_probe_says(name):
     wanted = run.probed(x)
     loss(run.net(x)).backward()
     said = run.said()
-    assert said.signals.keys() | said.statistics.keys() == set(needed(run.net.graph, run.axis))
+    assert said.signals.keys() | said.values.keys() == set(needed(run.net.graph, run.axis))
     for node, signal in said.signals.items():
         torch.testing.assert_close(signal, wanted.signals[node], rtol=1e-11, atol=1e-14)
-    for node, value in said.statistics.items():
+    for node, value in said.values.items():
         if value.shape == wanted.values[node].shape:  # of a copied gate the one unit that lends it is enough
             torch.testing.assert_close(value, wanted.values[node], rtol=1e-11, atol=1e-14)
     assert said.gradients is None
@@ -108,7 +108,7 @@ def test_passes_before_a_step_are_put_together():
         (loss(run.net(part)) * len(part) / len(x)).backward()
     said = run.said(weights=True)
     torch.testing.assert_close(said.signals["y"], wanted.signals["y"], rtol=1e-11, atol=1e-14)
-    torch.testing.assert_close(said.statistics["x"], x)
+    torch.testing.assert_close(said.values["x"], x)
     torch.testing.assert_close(said.gradients["h.weight"], wanted.gradients["h.weight"], rtol=1e-11, atol=1e-14)
 
 
@@ -119,8 +119,8 @@ def test_a_loop_may_fill_the_same_tensor_for_every_pass(text):
     wanted, kept = run.probed(x), torch.empty_like(x[:4])
     for part in (x[:4], x[4:]):
         (loss(run.net(kept.copy_(part))) / 2).backward()
-    (source,) = run.said(weights=True).statistics
-    torch.testing.assert_close(run.said(weights=True).statistics[source], wanted.values[source], rtol=0, atol=0)
+    (source,) = run.said(weights=True).values
+    torch.testing.assert_close(run.said(weights=True).values[source], wanted.values[source], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", PASSES)

@@ -87,7 +87,7 @@ def test_one_process_of_a_real_group_keeps_what_was_said(weights, tmp_path):
         net(torch.randn(9, 6, dtype=torch.float64)).square().sum().backward()
         record = controller.recorded[Crossings(axis="a", weights=weights).key]
         one, all_ = record.said(net.graph), record.reduced().said(net.graph)
-        for own, whole in ((one.statistics, all_.statistics), (one.signals, all_.signals)):
+        for own, whole in ((one.values, all_.values), (one.signals, all_.signals)):
             assert own.keys() == whole.keys()
             assert all(torch.equal(own[n], whole[n]) for n in own)
         assert (all_.gradients is not None) == weights
