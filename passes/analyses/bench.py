@@ -8,6 +8,7 @@ from math import ceil, prod
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from irgrow.axes import Atom, IndexMap, atoms
 from irgrow.edits import Impossible
@@ -19,7 +20,6 @@ from irgrow.passes.analyses.candidates import (
     flat_units,
     receptive_fields,
     sampled,
-    torch_activity,
 )
 from irgrow.passes.analyses.entries import effective
 from irgrow.passes.analyses.places import makers, measured, unit_dim
@@ -65,8 +65,10 @@ class Bench:
         Raises:
             Impossible: It is not finite.
         """
+        import torch
+
         before = drawn.reshape(len(drawn), -1) @ self.fields + np.reshape(bias, (-1, 1))
-        found = candidate_activity(self.graph, self.maker, before)
+        found: NDArray[np.float64] = candidate_activity(self.graph, self.maker, torch.from_numpy(before)).numpy()
         if not np.isfinite(found).all():
             raise Impossible(f"the activity of `{self.maker}` is not finite")
         return found
@@ -90,7 +92,7 @@ class Bench:
 
         w = torch.from_numpy(fan_in).requires_grad_()
         with torch.enable_grad():
-            active = torch_activity(self.graph, self.maker, w @ torch.from_numpy(self.fields))
+            active = candidate_activity(self.graph, self.maker, w @ torch.from_numpy(self.fields))
             space = torch.from_numpy(basis)
             score = (active - (active @ space.T) @ space).pow(2).mean(1)
             (slope,) = torch.autograd.grad(score.sum(), w)

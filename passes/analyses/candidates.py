@@ -9,11 +9,10 @@ import numpy as np
 from irgrow.backends.reference import as_array
 from irgrow.edits import Impossible
 from irgrow.graph import Graph
-from irgrow.ops import Activate, LeakyReLU
-from irgrow.ops.activations import ACTIVATIONS
 from irgrow.ops.conv import Conv, padded, per_dim, taps
-from irgrow.passes.analyses.places import path, unit_dim
-from irgrow.shapes import Float64
+from irgrow.passes.analyses.carrying import done
+from irgrow.passes.analyses.places import activation, path, unit_dim
+from irgrow.shapes import Float, Float64
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,33 +49,13 @@ def receptive_fields(graph: Graph, maker: str, value: Any) -> Float64[np.ndarray
 
 
 def candidate_activity(
-    graph: Graph, maker: str, before: Float64[np.ndarray, "candidates columns"]
-) -> Float64[np.ndarray, "candidates columns"]:
-    """Return the activity of candidates behind the layer's norm and activation; `before` is (candidates, columns)."""
+    graph: Graph, maker: str, before: Float[Tensor, "candidates columns"]
+) -> Float[Tensor, "candidates columns"]:
+    """Return the activity of candidates behind the layer's norm and activation; it is differentiable."""
+    value, last = before.T, activation(graph, maker)
     for node in path(graph, maker):
-        match node.op:
-            case Activate(function):
-                return ACTIVATIONS[function].define(before)
-            case LeakyReLU(slope):
-                return np.where(before > 0, before, slope * before)
-            case _ if node.op.facts.batch_statistics:
-                centred = before - before.mean(1, keepdims=True)
-                before = centred / np.sqrt(before.var(1, keepdims=True) + 1e-5)
-    return before
-
-
-def torch_activity(graph: Graph, maker: str, before: Tensor) -> Tensor:
-    """Return what `candidate_activity` does, differentiable."""
-    from torch.nn import functional as F
-
-    for node in path(graph, maker):
-        match node.op:
-            case Activate(function):
-                after: Tensor = ACTIVATIONS[function].layer()(before)
-                return after
-            case LeakyReLU(slope):
-                return F.leaky_relu(before, slope)
-            case _ if node.op.facts.batch_statistics:
-                centred = before - before.mean(1, keepdim=True)
-                before = centred / (before.var(1, keepdim=True, unbiased=False) + 1e-5).sqrt()
-    return before
+        after = done(node.op, value, 1)
+        value = value if after is None else after
+        if node.name == last:
+            break
+    return value.T

@@ -5,9 +5,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from irgrow.backends import interpret, random_params
 from irgrow.edits import Impossible
 from irgrow.grammar import parse
 from irgrow.passes.analyses.candidates import candidate_activity, flat_units, receptive_fields
+from irgrow.testing.numbers import random_inputs
 
 CNN = parse(
     "net n(x: [2, 6, 7]) { return x |> c: conv(3, kernel = [3, 2], stride = 2, padding = [1, 0], dilation = 1) |> batchnorm |> relu |> avgpool |> dense(2) }"
@@ -24,14 +26,31 @@ def test_a_convolution_is_a_matrix_on_its_receptive_fields():
 
 
 def test_activity_goes_through_norm_and_activation():
-    before = np.random.default_rng(1).normal(3.0, 2.0, size=(5, 100))
+    before = torch.as_tensor(np.random.default_rng(1).normal(3.0, 2.0, size=(5, 100)))
     after = candidate_activity(CNN, "c", before)
     assert after.min() == 0.0
-    assert 0.3 < (after > 0).mean() < 0.7, "a norm has centred it first"
+    assert 0.3 < (after > 0).double().mean() < 0.7, "a norm has centred it first"
     plain = parse("net n(x: [4]) { return x |> h: dense(3) |> leaky_relu(slope = 0.1) |> dense(1) }")
-    np.testing.assert_allclose(candidate_activity(plain, "h", -before), np.where(before > 0, -0.1 * before, -before))
+    torch.testing.assert_close(candidate_activity(plain, "h", -before), F.leaky_relu(-before, 0.1))
     none = parse("net n(x: [4]) { return x |> h: dense(3) |> dense(1) }")
-    assert candidate_activity(none, "h", before) is before
+    assert torch.equal(candidate_activity(none, "h", before), before)
+
+
+@pytest.mark.parametrize("eps", [1e-5, 0.5])
+@pytest.mark.parametrize("function", ["relu", "tanh", "gelu", "leaky_relu(slope = 0.1)"])
+def test_activity_of_the_units_there_are_is_what_the_network_computes(eps, function):
+    graph = parse(
+        f"net n(x: [2, 6, 7]) {{ return x |> c: conv(3, kernel = 3) |> batchnorm(eps = {eps}) |> r: {function} |> avgpool |> dense(2) }}"
+    )
+    params, inputs = random_params(graph, 0), random_inputs(graph, 0)
+    params |= {
+        name: np.full_like(params[name], name.endswith("weight")) for name in graph.own_params["batchnorm_1"][:2]
+    }
+    values = interpret(graph, params, inputs, training=True).values
+    before = torch.as_tensor(flat_units(values["c"], 0))
+    np.testing.assert_allclose(
+        candidate_activity(graph, "c", before), flat_units(values["r"], 0), rtol=1e-9, atol=1e-12
+    )
 
 
 def test_grouped_convolutions_have_no_common_field():

@@ -33,7 +33,7 @@ def given(text, site, count, init, seed=0, batch=40):
 
 def activity(graph, values, site, fan_in):
     fields = receptive_fields(graph, site, values[graph[site].inputs[0]])
-    return candidate_activity(graph, site, fan_in.reshape(len(fan_in), -1) @ fields)
+    return candidate_activity(graph, site, torch.as_tensor(fan_in.reshape(len(fan_in), -1) @ fields)).numpy()
 
 
 @pytest.mark.parametrize(("text", "site"), [(MLP, "a"), (MLP, "b"), (CNN, "c2")])
