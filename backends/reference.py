@@ -10,14 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from irgrow.axes import Axis, size_of
 from irgrow.errors import DataError
 from irgrow.graph import Graph
 from irgrow.ops import MASK, Signature, Sizes
-
-Array = NDArray[np.float64]
+from irgrow.shapes import Array, as_array
 
 
 @dataclass
@@ -53,12 +51,6 @@ class Result:
     outputs: tuple[Array, ...]
     values: dict[str, Array]
     updates: dict[str, Array]
-
-
-def as_array(value: Any) -> Array:
-    """Return numbers from NumPy or torch as a float64 array."""
-    detached = value.detach().cpu().double().numpy() if hasattr(value, "detach") else value
-    return np.asarray(detached, dtype=np.float64)
 
 
 def interpret(

@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from irgrow.errors import OptionError
-
-Array = NDArray[np.float64]
+from irgrow.shapes import Array
 
 
 def generator(seed: int, *names: object) -> np.random.Generator:

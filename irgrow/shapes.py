@@ -1,8 +1,11 @@
-"""Shape annotations: those of jaxtyping where it is installed (tests), else plain array types."""
+"""Arrays of numbers, and annotations of shapes: those of jaxtyping where it is installed (tests), else plain types."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float64, Int64
@@ -19,4 +22,12 @@ else:
 
         Float = Float64 = Int64 = _Plain
 
-__all__ = ["Float", "Float64", "Int64"]
+__all__ = ["Array", "Float", "Float64", "Int64", "as_array"]
+
+Array = NDArray[np.float64]
+
+
+def as_array(value: Any) -> Array:
+    """Return numbers from NumPy or torch as a float64 array."""
+    detached = value.detach().cpu().double().numpy() if hasattr(value, "detach") else value
+    return np.asarray(detached, dtype=np.float64)

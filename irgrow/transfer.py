@@ -15,7 +15,7 @@ from torch import Tensor
 from irgrow.axes import NEW, Layout
 from irgrow.computing import compute
 from irgrow.errors import CompilerBug
-from irgrow.fills import ZERO, Array, Constant, Fill, Given, generator
+from irgrow.fills import ZERO, Constant, Fill, Given, generator
 from irgrow.morphism import (
     Chain,
     Compute,
@@ -30,6 +30,7 @@ from irgrow.morphism import (
     predecessor,
     source_of,
 )
+from irgrow.shapes import Array
 
 Draws = Callable[[], np.random.Generator]
 """Makes the generator of a tensor's random entries; most tensors have none."""

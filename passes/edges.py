@@ -21,9 +21,7 @@ from irgrow.graph import Graph, rebuilt
 from irgrow.morphism import Cut, Gather, Keep, Morphism, New, Transfer
 from irgrow.ops import MASK
 from irgrow.passes.analyses.density import (
-    Array,
     Synapses,
-    as_numbers,
     entries,
     erdos_renyi_kernel,
     maskable,
@@ -32,6 +30,7 @@ from irgrow.passes.analyses.density import (
     synapses_of,
 )
 from irgrow.passes.base import Context
+from irgrow.shapes import Array, as_array
 
 Chosen = NDArray[np.bool_]
 
@@ -128,7 +127,7 @@ def gradient(context: Context, name: str, why: str) -> Array:
 
 
 def _finite(value: Any, name: str) -> Array:
-    found = as_numbers(value)
+    found = as_array(value)
     if not np.isfinite(found).all():
         raise Impossible(f"{name if ' ' in name else f'`{name}`'} has entries that are not finite")
     return found
@@ -321,7 +320,7 @@ def _switched(
     for synapses, chosen in touched.items():
         mask = np.ones(synapses.shape)
         if synapses.mask is not None:
-            mask = as_numbers((context.params or {})[synapses.mask]).copy()
+            mask = as_array((context.params or {})[synapses.mask]).copy()
         mask[chosen] = value
         transfers[after.param_name(synapses.nodes[0], MASK)] = New(Given(mask))
         transfers[synapses.weight] = weight(synapses, chosen)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from irgrow.axes import Atom
-from irgrow.backends.reference import as_array
 from irgrow.edits import Impossible
 from irgrow.fills import ZERO, Eye, Fill, Given
 from irgrow.graph import Graph, Node
@@ -29,6 +28,7 @@ from irgrow.ops import (
     RMSNorm,
     Scale,
 )
+from irgrow.shapes import as_array
 
 LEAKY = "leaky_relu"
 NORMS: Mapping[str, type[BatchNorm | LayerNorm | RMSNorm]] = {

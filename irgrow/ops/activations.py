@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from irgrow.attributes import real, word
-from irgrow.ops.base import Array, Coupling, Evaluation, Facts, Lowering, Op
+from irgrow.ops.base import Coupling, Evaluation, Facts, Lowering, Op
+from irgrow.shapes import Array
 
 if TYPE_CHECKING:
     from torch import fx, nn

@@ -7,7 +7,8 @@ from functools import reduce
 from operator import add, mul
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from irgrow.ops.base import Array, Coupling, Evaluation, Lowering, Op, Signature, Sizes, TensorType, Typing, numel
+from irgrow.ops.base import Coupling, Evaluation, Lowering, Op, Signature, Sizes, TensorType, Typing, numel
+from irgrow.shapes import Array
 
 if TYPE_CHECKING:
     from torch import fx

@@ -12,7 +12,6 @@ from irgrow.attributes import flag, real, width
 from irgrow.axes import Axis, Const, prod
 from irgrow.fills import Frequencies
 from irgrow.ops.base import (
-    Array,
     Coupling,
     Evaluation,
     Lowering,
@@ -25,6 +24,7 @@ from irgrow.ops.base import (
     Typing,
     numel,
 )
+from irgrow.shapes import Array
 
 if TYPE_CHECKING:
     from torch import fx

@@ -13,19 +13,16 @@ from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from irgrow.attributes import attributes
 from irgrow.axes import ONE, Axis, Const, size_of
 from irgrow.errors import Diagnostic, Note, Span
 from irgrow.fills import ONES, ZERO, Fill
+from irgrow.shapes import Array
 from irgrow.unify import Axes, SizeConflict, Why
 
 if TYPE_CHECKING:
     from torch import fx, nn
 
-Array = NDArray[np.float64]
 Sizes = Mapping[str, int]
 
 

@@ -15,7 +15,6 @@ from irgrow.axes import ONE, Axis, Const, prod
 from irgrow.fills import FanInUniform
 from irgrow.ops.base import (
     MASK,
-    Array,
     Coupling,
     Evaluation,
     Facts,
@@ -31,6 +30,7 @@ from irgrow.ops.base import (
     numel,
     spatial,
 )
+from irgrow.shapes import Array
 
 if TYPE_CHECKING:
     from torch import fx

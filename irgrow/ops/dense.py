@@ -11,7 +11,6 @@ from irgrow.axes import Axis, size_of
 from irgrow.fills import FanInUniform
 from irgrow.ops.base import (
     MASK,
-    Array,
     Coupling,
     Evaluation,
     Lowering,
@@ -25,6 +24,7 @@ from irgrow.ops.base import (
     mask_of,
     numel,
 )
+from irgrow.shapes import Array
 
 if TYPE_CHECKING:
     from torch import fx

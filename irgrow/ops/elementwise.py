@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from irgrow.attributes import real
 from irgrow.fills import ONES, Constant
-from irgrow.ops.base import Array, Evaluation, Facts, Lowering, Op, ParamSpec, Role, Signature
+from irgrow.ops.base import Evaluation, Facts, Lowering, Op, ParamSpec, Role, Signature
+from irgrow.shapes import Array
 
 if TYPE_CHECKING:
     from torch import fx

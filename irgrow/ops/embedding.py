@@ -12,7 +12,6 @@ from irgrow.attributes import integer, real, width, word
 from irgrow.axes import Axis, Const, cat
 from irgrow.fills import ZERO, Normal, Sinusoid
 from irgrow.ops.base import (
-    Array,
     Coupling,
     Evaluation,
     Facts,
@@ -24,6 +23,7 @@ from irgrow.ops.base import (
     TensorType,
     Typing,
 )
+from irgrow.shapes import Array
 
 if TYPE_CHECKING:
     from torch import fx

@@ -9,8 +9,9 @@ import numpy as np
 
 from irgrow.attributes import integer, integers, width, window
 from irgrow.axes import Axis, Const, cat, prod, reverse
-from irgrow.ops.base import Array, Coupling, Evaluation, Facts, Lowering, Op, TensorType, Typing
+from irgrow.ops.base import Coupling, Evaluation, Facts, Lowering, Op, TensorType, Typing
 from irgrow.ops.conv import Window, padded, per_dim
+from irgrow.shapes import Array
 
 if TYPE_CHECKING:
     from torch import fx

@@ -12,7 +12,6 @@ from irgrow.axes import Axis, prod, size_of
 from irgrow.errors import Diagnostic, ProgramError
 from irgrow.fills import ONES, ZERO
 from irgrow.ops.base import (
-    Array,
     Coupling,
     Evaluation,
     Facts,
@@ -26,6 +25,7 @@ from irgrow.ops.base import (
     Typing,
     numel,
 )
+from irgrow.shapes import Array
 
 if TYPE_CHECKING:
     from torch import fx

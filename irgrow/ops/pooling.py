@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from irgrow.attributes import window
-from irgrow.ops.base import Array, Evaluation, Facts, Lowering, Op, TensorType, Typing
+from irgrow.ops.base import Evaluation, Facts, Lowering, Op, TensorType, Typing
 from irgrow.ops.conv import Window, padded, per_dim, slide, taps
+from irgrow.shapes import Array
 
 if TYPE_CHECKING:
     from torch import fx

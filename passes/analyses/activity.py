@@ -9,13 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from irgrow.axes import NEW, Atom, atoms, positions
-from irgrow.backends.reference import as_array
 from irgrow.edits import Impossible
 from irgrow.graph import Graph, remembered
 from irgrow.ops import Coupling
 from irgrow.passes.analyses.places import activation, makers, path
-
-Array = NDArray[np.float64]
+from irgrow.shapes import Array, as_array
 
 
 @remembered

@@ -31,7 +31,6 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from irgrow.edits import Impossible
 from irgrow.graph import Graph
@@ -40,11 +39,11 @@ from irgrow.passes.analyses.bridge import Bridge, bridge
 from irgrow.passes.analyses.kernels import by_kernel, by_reader, entries, entries_of_units
 from irgrow.passes.analyses.lanes import lender, lent, plain
 from irgrow.passes.analyses.routes import Route, Walk
+from irgrow.shapes import Array
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Array = NDArray[np.float64]
 BORDERS = ("exact", "kernel")
 _MOST_ENTRIES = 1 << 24
 """Samples are taken together as long as there are fewer fan-in entries at all positions."""

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from irgrow.backends.reference import as_array
 from irgrow.edits import Impossible
 from irgrow.graph import Graph
 from irgrow.ops.conv import Conv, padded, per_dim, taps
 from irgrow.passes.analyses.carrying import done
 from irgrow.passes.analyses.places import activation, path, unit_dim
-from irgrow.shapes import Float, Float64
+from irgrow.shapes import Float, Float64, as_array
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -41,8 +41,9 @@ from irgrow.ops import (
     Signature,
     Sizes,
 )
-from irgrow.passes.analyses.linear import Array, Params, numbers, pads, weights
+from irgrow.passes.analyses.linear import Params, numbers, pads, weights
 from irgrow.passes.preservation.ranges import value_range
+from irgrow.shapes import Array
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,10 @@ from irgrow.passes.analyses.auxiliary import recorded
 from irgrow.passes.analyses.bridge import bridge
 from irgrow.passes.analyses.kernels import entries, windows
 from irgrow.passes.analyses.routes import Walk
+from irgrow.shapes import Array
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ from irgrow.ops import (
     Scale,
 )
 from irgrow.passes.analyses.constants import moved, spread
-from irgrow.passes.analyses.linear import Array, Params, numbers, weights
+from irgrow.passes.analyses.linear import Params, numbers, weights
+from irgrow.shapes import Array
 
 _EPS = {"float64": 2.0**-52}
 _SINGLE = 2.0**-23

@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 from irgrow.attributes import attributes
 from irgrow.graph import Graph, remembered
 from irgrow.ops import MASK
-
-Array = NDArray[np.float64]
+from irgrow.shapes import as_array
 
 _ROUNDING = 1e-9
 """0.29 times 100 is 28.999999999999996 and means 29."""
@@ -58,13 +57,7 @@ class Synapses:
 
     def on(self, params: Mapping[str, Any]) -> NDArray[np.bool_]:
         """Return which entries are on."""
-        return np.ones(self.shape, dtype=bool) if self.mask is None else as_numbers(params[self.mask]) != 0
-
-
-def as_numbers(value: Any) -> Array:
-    """Return a tensor or an array as float64."""
-    numbers = value.detach().double().cpu().numpy() if hasattr(value, "detach") else value
-    return np.asarray(numbers, dtype=np.float64)
+        return np.ones(self.shape, dtype=bool) if self.mask is None else as_array(params[self.mask]) != 0
 
 
 @remembered

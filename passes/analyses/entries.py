@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from irgrow.axes import NEW, Atom, IndexMap, atoms, positions
-from irgrow.backends.reference import as_array
 from irgrow.graph import Graph
 from irgrow.ops import MASK, Role
+from irgrow.shapes import Array, as_array
 
-Array = NDArray[np.float64]
 Places = Mapping[int, Sequence[IndexMap]]
 """Per dimension, and per time an axis occurs in it, the unit that each index belongs to (-1 for none)."""
 

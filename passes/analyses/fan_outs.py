@@ -6,13 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from irgrow.axes import NEW, positions
 from irgrow.graph import Graph
 from irgrow.passes.analyses.entries import effective
-
-Array = NDArray[np.float64]
+from irgrow.shapes import Array
 
 
 def new_columns(graph: Graph, axis: str, weight: str, fan_outs: Array) -> Array:

@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from irgrow.axes import NEW, Atom, Axis, IndexMap, atoms, positions
-from irgrow.backends.reference import as_array
 from irgrow.graph import Graph, remembered
 from irgrow.ops import MASK, Coupling, Depthwise
 from irgrow.ops.conv import per_dim
+from irgrow.shapes import Array, as_array
 
-Array = NDArray[np.float64]
 Params = Mapping[str, Any]
 
 

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from irgrow.axes import NEW, IndexMap, positions
-from irgrow.backends.reference import as_array
 from irgrow.edits import Edits
 from irgrow.graph import Graph, Param
 from irgrow.ops import MASK, Role
+from irgrow.shapes import as_array
 
 Flags = NDArray[np.bool_]
 

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from irgrow.axes import NEW, index_map
-from irgrow.backends.reference import as_array
 from irgrow.edits import Impossible
 from irgrow.fills import ZERO, Fill, Given
 from irgrow.ops import MASK
 from irgrow.passes.initializers.base import Initializer, Newborns
+from irgrow.shapes import as_array
 
 
 @dataclass(frozen=True, eq=False)

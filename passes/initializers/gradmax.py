@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from irgrow.axes import NEW, IndexMap
 from irgrow.edits import Impossible
@@ -42,13 +41,12 @@ from irgrow.passes.analyses.routes import flat_at_zero
 from irgrow.passes.initializers.base import Initializer, Newborns
 from irgrow.passes.records.base import Record, Watch
 from irgrow.passes.records.crossed import crossings, said
+from irgrow.shapes import Array
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from irgrow.probing import Probed
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from irgrow.axes import NEW, IndexMap
 from irgrow.edits import Impossible
@@ -38,11 +37,11 @@ from irgrow.passes.analyses.novelty import matched
 from irgrow.passes.initializers.base import Initializer, Newborns
 from irgrow.passes.records.base import Record, Watch
 from irgrow.passes.records.crossed import crossings, said
+from irgrow.shapes import Array
 
 if TYPE_CHECKING:
     from irgrow.probing import Probed
 
-Array = NDArray[np.float64]
 Sides = tuple[Array, dict[str, Array]]
 """Fan-in (units, fan_in, *taps), and by weight that reads them the fan-outs (units, *shape)."""
 

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from irgrow.axes import NEW, IndexMap
 from irgrow.fills import Fill, Given, XavierUniform
@@ -25,8 +24,7 @@ from irgrow.passes.analyses.bench import Bench, bench, enough, layer_of, recorde
 from irgrow.passes.analyses.novelty import matched as scaled
 from irgrow.passes.analyses.novelty import most_novel, row_space
 from irgrow.passes.initializers.base import Initializer, Newborns
-
-Array = NDArray[np.float64]
+from irgrow.shapes import Array
 
 
 @dataclass(frozen=True)

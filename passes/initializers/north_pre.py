@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from irgrow.axes import NEW, IndexMap
 from irgrow.edits import Impossible
@@ -32,8 +31,7 @@ from irgrow.passes.analyses.novelty import matching, numerical_row_space
 from irgrow.passes.analyses.places import unit_dim
 from irgrow.passes.initializers.base import Initializer, Newborns
 from irgrow.passes.initializers.north_select import NorthSelect
-
-Array = NDArray[np.float64]
+from irgrow.shapes import Array
 
 
 @dataclass(frozen=True)

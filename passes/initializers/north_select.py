@@ -12,9 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from irgrow.axes import NEW, IndexMap
 from irgrow.fills import Fill, Given, XavierUniform
 from irgrow.graph import Graph
@@ -22,8 +19,7 @@ from irgrow.ops import flag, integer, real, word
 from irgrow.passes.analyses import novelty
 from irgrow.passes.analyses.bench import bench, enough, layer_of, recorded_at
 from irgrow.passes.initializers.base import Initializer, Newborns
-
-Array = NDArray[np.float64]
+from irgrow.shapes import Array
 
 
 @dataclass(frozen=True)

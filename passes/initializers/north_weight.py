@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from irgrow.axes import NEW, IndexMap
 from irgrow.edits import Impossible
@@ -25,8 +24,8 @@ from irgrow.passes.analyses.bench import layer_of
 from irgrow.passes.analyses.entries import effective
 from irgrow.passes.analyses.novelty import matched, numerical_row_space
 from irgrow.passes.initializers.base import Initializer, Newborns
+from irgrow.shapes import Array
 
-Array = NDArray[np.float64]
 _ROUNDING = float(np.finfo(np.float32).eps)
 
 

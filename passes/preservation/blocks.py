@@ -8,15 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from irgrow.fills import Constant, Eye, Fill, Given
 from irgrow.ops import MASK
+from irgrow.shapes import Array
 
 if TYPE_CHECKING:
     from irgrow.passes.preservation.prover import Prover
 
-Array = NDArray[np.float64]
 
 _EPS = {"float64": 2.0**-52, "float32": 2.0**-23}
 

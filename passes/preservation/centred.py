@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from irgrow.backends.reference import as_array
 from irgrow.ops import Coupling
+from irgrow.shapes import as_array
 
 if TYPE_CHECKING:
     from irgrow.passes.preservation.prover import Prover

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from irgrow.backends.reference import as_array
 from irgrow.fills import Given, Normal
 from irgrow.morphism import Keep, Morphism, New, Transfer
+from irgrow.shapes import as_array
 
 _ANYTHING = New(Normal())
 """Numbers of which nothing is known."""

@@ -21,9 +21,10 @@ from irgrow.graph import Graph, Node
 from irgrow.morphism import Keep, Morphism, Select
 from irgrow.passes.analyses.constants import Constants
 from irgrow.passes.analyses.copies import Copies
-from irgrow.passes.analyses.linear import Array, Params, pads, weights
+from irgrow.passes.analyses.linear import Params, pads, weights
 from irgrow.passes.preservation.blocks import rounding
 from irgrow.passes.preservation.known import ANY, SAME, ZERO, Known
+from irgrow.shapes import Array
 
 if TYPE_CHECKING:
     from irgrow.passes.preservation.prover import Prover

@@ -19,18 +19,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from irgrow.backends.reference import as_array
 from irgrow.graph import Graph
 from irgrow.passes.records.base import Record, Wanted
 from irgrow.passes.records.placed import AxisWatch, Placed, emptied
+from irgrow.shapes import Array, as_array
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from irgrow.backends.reference import as_array
 from irgrow.graph import Graph
 from irgrow.ops import Role
 from irgrow.passes.analyses.entries import Places, belonging, unit_sums
 from irgrow.passes.records.base import Record, Wanted
 from irgrow.passes.records.placed import AxisWatch, emptied
+from irgrow.shapes import as_array
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

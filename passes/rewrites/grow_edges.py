@@ -35,7 +35,7 @@ from irgrow.fills import Fill, Given
 from irgrow.graph import Graph
 from irgrow.morphism import Morphism
 from irgrow.ops import flag, integer, real, site, word
-from irgrow.passes.analyses.density import Array, Synapses, share
+from irgrow.passes.analyses.density import Synapses, share
 from irgrow.passes.base import Context, Pass
 from irgrow.passes.edges import (
     ALL,
@@ -54,6 +54,7 @@ from irgrow.passes.edges import (
     spread,
     switched_on,
 )
+from irgrow.shapes import Array
 
 AMOUNTS = ("fraction", "count", "density")
 

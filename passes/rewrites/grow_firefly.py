@@ -27,7 +27,6 @@ from math import sqrt
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from irgrow.axes import NEW
 from irgrow.edits import Edits, Impossible, growth
@@ -48,11 +47,10 @@ from irgrow.passes.records.base import Watch
 from irgrow.passes.records.crossed import crossings, said
 from irgrow.passes.sharing import shared
 from irgrow.passes.triggers.base import View
+from irgrow.shapes import Array
 
 if TYPE_CHECKING:
     from irgrow.probing import Probed
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

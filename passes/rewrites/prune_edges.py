@@ -31,7 +31,7 @@ from irgrow.errors import OptionError
 from irgrow.graph import Graph
 from irgrow.morphism import Morphism
 from irgrow.ops import flag, integer, real, site, word
-from irgrow.passes.analyses.density import Array, Synapses
+from irgrow.passes.analyses.density import Synapses
 from irgrow.passes.base import Context, Pass
 from irgrow.passes.edges import (
     ALL,
@@ -49,6 +49,7 @@ from irgrow.passes.edges import (
     spread,
     switched_off,
 )
+from irgrow.shapes import Array
 
 AMOUNTS = ("fraction", "count", "density", "threshold")
 

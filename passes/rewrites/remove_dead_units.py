@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from irgrow.axes import index_map
-from irgrow.backends.reference import as_array
 from irgrow.edits import Edits, Impossible
 from irgrow.errors import OptionError
 from irgrow.fills import ZERO, Given
@@ -30,10 +29,11 @@ from irgrow.morphism import Compute, Morphism
 from irgrow.ops import real, site, word
 from irgrow.passes.absorbing import agreed, not_exact, read_by, rows_of, taken_over, why_no_bias
 from irgrow.passes.analyses.constants import Constants
-from irgrow.passes.analyses.linear import Array, Params, Reader, marked, readers, units_at, weights
+from irgrow.passes.analyses.linear import Params, Reader, marked, readers, units_at, weights
 from irgrow.passes.analyses.ranking import removable
 from irgrow.passes.base import Context, Pass
 from irgrow.passes.primitives import by_role, resize
+from irgrow.shapes import Array, as_array
 
 
 @dataclass(frozen=True)

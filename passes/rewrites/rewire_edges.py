@@ -26,7 +26,7 @@ from irgrow.errors import OptionError
 from irgrow.graph import Graph
 from irgrow.morphism import Morphism
 from irgrow.ops import flag, integer, real, site, word
-from irgrow.passes.analyses.density import Array, Synapses, as_numbers, share
+from irgrow.passes.analyses.density import Synapses, share
 from irgrow.passes.base import Context, Pass
 from irgrow.passes.edges import (
     ALL,
@@ -41,6 +41,7 @@ from irgrow.passes.edges import (
     switched_on,
 )
 from irgrow.passes.rewrites import grow_edges, prune_edges
+from irgrow.shapes import Array, as_array
 
 
 @dataclass(frozen=True)
@@ -133,5 +134,5 @@ def _without(context: Context, gone: dict[Synapses, Chosen]) -> Context:
     params = dict(context.params or {})
     for synapses, entries in gone.items():
         if synapses.mask is not None:
-            params[synapses.mask] = as_numbers(params[synapses.mask]) * ~entries
+            params[synapses.mask] = as_array(params[synapses.mask]) * ~entries
     return replace(context, params=params)

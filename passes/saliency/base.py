@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from irgrow.attributes import call_text, textual_name
 from irgrow.edits import Impossible
@@ -24,8 +23,7 @@ from irgrow.passes.analyses.activity import all_places, by_unit, carriers
 from irgrow.passes.analyses.entries import Places, belonging
 from irgrow.passes.base import Context
 from irgrow.passes.records.base import Watch
-
-Array = NDArray[np.float64]
+from irgrow.shapes import Array
 
 ROLES = {
     "fan_in": frozenset({Role.MAKES}),

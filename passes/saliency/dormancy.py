@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from irgrow.backends.reference import as_array
 from irgrow.graph import Graph
 from irgrow.passes.base import Context
 from irgrow.passes.records.base import Watch
 from irgrow.passes.records.levels import Leveling, levels_of
-from irgrow.passes.saliency.base import ActivitySaliency, Array
+from irgrow.passes.saliency.base import ActivitySaliency
+from irgrow.shapes import Array, as_array
 
 
 @dataclass(frozen=True)

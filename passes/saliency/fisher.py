@@ -22,7 +22,8 @@ from irgrow.graph import Graph
 from irgrow.passes.base import Context
 from irgrow.passes.records.base import Watch
 from irgrow.passes.records.gates import Gating, gate_sums
-from irgrow.passes.saliency.base import ActivitySaliency, Array
+from irgrow.passes.saliency.base import ActivitySaliency
+from irgrow.shapes import Array
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from irgrow.graph import Graph
 from irgrow.ops import integer, word
 from irgrow.passes.analyses.entries import effective, unit_sums
 from irgrow.passes.base import Context
-from irgrow.passes.saliency.base import Array, Saliency
+from irgrow.passes.saliency.base import Saliency
+from irgrow.shapes import Array
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from irgrow.axes import Atom, atoms
-from irgrow.backends.reference import as_array
 from irgrow.edits import Impossible
 from irgrow.graph import Graph
 from irgrow.ops import Role
 from irgrow.passes.analyses.entries import belonging, unit_sums
 from irgrow.passes.base import Context
-from irgrow.passes.saliency.base import Array, Saliency
+from irgrow.passes.saliency.base import Saliency
+from irgrow.shapes import Array, as_array
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from typing import ClassVar
 
 from irgrow.graph import Graph
 from irgrow.passes.base import Context
-from irgrow.passes.saliency.base import Array, Saliency
+from irgrow.passes.saliency.base import Saliency
+from irgrow.shapes import Array
 
 
 @dataclass(frozen=True)

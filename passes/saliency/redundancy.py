@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from irgrow.backends.reference import as_array
 from irgrow.graph import Graph
 from irgrow.ops import word
 from irgrow.passes.base import Context
 from irgrow.passes.records.activity import activities, similarities
 from irgrow.passes.records.base import Watch
-from irgrow.passes.saliency.base import ActivitySaliency, Array
+from irgrow.passes.saliency.base import ActivitySaliency
+from irgrow.shapes import Array, as_array
 
 DECIMALS = 12
 """Similarities that agree so far are equal, and the unit that stands first goes; rounding is not to decide."""

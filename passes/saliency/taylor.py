@@ -23,7 +23,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from irgrow.backends.reference import as_array
 from irgrow.edits import Impossible
 from irgrow.graph import Graph
 from irgrow.ops import word
@@ -32,7 +31,8 @@ from irgrow.passes.base import Context
 from irgrow.passes.records.base import Watch
 from irgrow.passes.records.gates import Gating, gate_sums
 from irgrow.passes.records.slopes import Slopes, Sloping
-from irgrow.passes.saliency.base import ActivitySaliency, Array
+from irgrow.passes.saliency.base import ActivitySaliency
+from irgrow.shapes import Array, as_array
 
 
 @dataclass(frozen=True)
