@@ -178,7 +178,7 @@ def _dead_units() -> tuple[type[Pass], ...]:
 
 
 def _everywhere(cls: type[Pass], graph: Graph) -> Iterator[Pass]:
-    """Yield a pass at every node, or once if it says itself where it works; nodes that went are no sites any more."""
+    """Yield a pass at every node, or once if it chooses its own sites; nodes that went are no sites any more."""
     if cls.whole:
         yield cls()
         return

@@ -30,7 +30,7 @@ TEXT = """
   rule dyno_prune {{
     every = 50
     when = dyno_prune(baseline = 1.0)
-    apply = prune_units(by = redundancy(norm), count = 1, least = 5)
+    apply = prune_units(by = redundancy(norm), least = 5)
     require = any
     order = sites
   }}

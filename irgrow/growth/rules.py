@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from irgrow.attributes import textual_name
+from irgrow.attributes import attributes, textual_name
 from irgrow.axes import NEW, Atom, atoms
 from irgrow.cost import cost
 from irgrow.errors import OptionError, did_you_mean
@@ -110,8 +110,10 @@ class Limit:
         return low
 
     def permits(self, before: Graph, after: Graph) -> bool:
-        """Return whether a rewrite stays within the bound, or at least adds nothing; widths are asked site by site."""
-        return self.quantity == "width" or self._total(after) <= max(self.most, self._total(before))
+        """Return whether a rewrite stays within the bound, or at least adds nothing to what is beyond it."""
+        if self.quantity == "width":
+            return all(size <= max(self.most, before.widths.get(axis, 0)) for axis, size in after.widths.items())
+        return self._total(after) <= max(self.most, self._total(before))
 
     def _total(self, graph: Graph) -> int:
         return cost(graph).parameters if self.quantity == "parameters" else cost(graph).macs
@@ -127,10 +129,12 @@ class Rule:
 
     Args:
         name: What receipts call it.
-        apply: The pass; its site and count are filled in.
+        apply: The pass; how many units it adds or takes comes from `when`, and its site from `where`, unless it names
+            one itself.
         when: How many units, per site.
         every: How often to ask.
-        where: The sites; a pass that says itself where it works, such as `prune_edges`, is asked once and has none.
+        where: The sites. A pass that chooses its own, such as `prune_edges`, is asked once and has none; of one that
+            names its site, such as `insert_layer(relu_1)`, the trigger is asked there, or at the one axis named here.
         limit: Bounds; units beyond them are not added.
         require: `exact` to carry out only what is proved to preserve the function, `any` for everything.
         order: `rules` to finish with a rule before the next is asked. Rules that follow one another and all say
@@ -158,20 +162,46 @@ class Rule:
         if self.when.removes and not self.apply.removes:
             name, found = textual_name(type(self.when)), textual_name(type(self.apply))
             raise OptionError(f"`{name}` says how many units should go; `{found}` does not take units away")
-        if self.apply.whole and self.where != Where():
-            name = textual_name(type(self.apply))
-            raise OptionError(f"`{name}` says itself where it works; leave `where` out of the rule")
+        self._check_apply()
         if self.apply.whole and self.order == "sites":
             name = textual_name(type(self.apply))
-            raise OptionError(f"`{name}` says itself where it works, so it cannot be taken site by site")
+            raise OptionError(f"`{name}` chooses its own sites, so it cannot be taken site by site")
+
+    def _check_apply(self) -> None:
+        """Raise `OptionError` if the pass says what the rule says."""
+        name, pass_ = textual_name(type(self.apply)), self.apply
+        if pass_.whole and self.where != Where():
+            raise OptionError(f"`{name}` chooses its own sites; leave `where` out of the rule")
+        if pass_.site and self._moves and self.where != Where():
+            raise OptionError(f"`{pass_}` names its site, and so does `where = {self.where}`; leave one of them out")
+        count = getattr(pass_, "count", None)
+        default = next((a.default for a in attributes(type(pass_)) if a.name == "count"), None)
+        if count not in (None, default) and getattr(pass_.at(pass_.site, count + 1), "count", None) != count:
+            raise OptionError(
+                f"how many units it is comes from `when`; leave `count` out of `{pass_}`, or write "
+                f"`when = schedule({count})`"
+            )
+
+    @property
+    def _moves(self) -> bool:
+        """Whether the pass goes where the trigger is asked; else it stays where it says."""
+        return self.apply.at("elsewhere", 1).site != self.apply.site
 
     def sites(self, graph: Graph) -> tuple[str, ...]:
-        """Return where the rule is asked: its axes, or the one place its pass names itself.
+        """Return where the rule is asked: axes, or what a pass that chooses its own sites is called by.
 
         Raises:
             OptionError: A name or pattern matches nothing.
         """
-        return (self.apply.site,) if self.apply.whole else self.where.sites(graph)
+        if self.apply.whole:
+            return (self.apply.site,)
+        if not self.apply.site:
+            return self.where.sites(graph)
+        where = Where((self.apply.site,)) if self.where == Where() else self.where
+        found = where.sites(graph)
+        if len(found) != 1:
+            raise OptionError(f"`{self.apply}` works at one place, `where = {where}` are {len(found)}")
+        return found
 
     def problems(self, graph: Graph) -> Iterator[tuple[str, str]]:
         """Yield what of the rule can never work on a network: the entry at fault, and why.
@@ -186,7 +216,8 @@ class Rule:
         if not (self.apply.counted or self.apply.removes) or self.apply.whole:
             return
         reasons = {site: self.apply.at(site, 1).match(graph, site) for site in sites}
-        names = (item for item in self.where.items if item in graph or item in graph.leaves)
+        items = (self.apply.site,) if self.apply.site else self.where.items
+        names = (item for item in items if item in graph or item in graph.leaves)
         named = {axis for name in names for axis in _matching(graph, name)}
         at_fault = [site for site, why in reasons.items() if why is not None and site in named]
         if not at_fault and None not in reasons.values():
@@ -197,7 +228,7 @@ class Rule:
     def __str__(self) -> str:
         lines = [f"  rule {self.name} {{", f"    every = {self.every}", f"    when = {self.when}"]
         lines.append(f"    apply = {self.apply}")
-        if not self.apply.whole:
+        if not self.apply.whole and (self.where != Where() or not self.apply.site):
             lines.append(f"    where = {self.where}")
         if self.limit:
             texts = [str(limit) for limit in self.limit]

@@ -96,7 +96,7 @@ def test_the_others_of_the_thesis():
 
 def test_dyno_prunes_what_is_alike_and_then_grows():
     prune, grow = DynoBundle(least=3, most=40).program().rules
-    assert prune.apply == PruneUnits(by=Redundancy("norm"), count=1, least=3)
+    assert prune.apply == PruneUnits(by=Redundancy("norm"), least=3)
     assert (prune.when, prune.require) == (DynoPrune(0.03, 0.01, least_dense=0), "any")
     assert (grow.when, grow.apply.init) == (DynoGrow(0.03, 0.01), NorthSelect(epsilon=0.01, per_unit=100))
     assert grow.limit == (Limit("width", 40),)

@@ -97,10 +97,10 @@ def test_exact_rules_refuse_to_prune_what_is_not_zero():
 
 
 def test_a_place_is_named_once():
-    with pytest.raises(OptionError, match="`rewire_edges` says itself where it works; leave `where` out"):
+    with pytest.raises(OptionError, match="`rewire_edges` chooses its own sites; leave `where` out"):
         Rule("r", RewireEdges(), Schedule(), where=Where(("a",)))
     text = f"{MLP}\ngrow {{ rule r {{ when = schedule apply = prune_edges(count = 1) where = a }} }}"
-    with pytest.raises(ProgramError, match="`prune_edges` says itself where it works"):
+    with pytest.raises(ProgramError, match="`prune_edges` chooses its own sites"):
         _ = parse_program(text).growth
 
 

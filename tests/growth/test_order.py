@@ -18,7 +18,7 @@ ONE = "net n(x: [6]) { return x |> a: dense(12) |> tanh |> head: dense(3) }"
 
 def turnover(order, most):
     """Every layer loses one unit and may gain four, within so many parameters."""
-    prune = Rule("less", PruneUnits(by=Magnitude(), count=1), Schedule(1), require="any", order=order)
+    prune = Rule("less", PruneUnits(by=Magnitude()), Schedule(1), require="any", order=order)
     grow = Rule("more", GrowUnits(), Schedule(4), limit=(Limit("parameters", most),), order=order)
     return GrowthProgram((prune, grow))
 
@@ -162,9 +162,7 @@ def test_other_orders_are_refused():
         Rule("r", GrowUnits(), Schedule(), order="random")
     with pytest.raises(ProgramError, match=r"<.*>:1:\d+: error: `order` takes rules or sites, found layers"):
         _ = parse_program(TWO + "grow { rule r { when = schedule apply = grow_units order = layers } }").growth
-    with pytest.raises(
-        OptionError, match="`rewire_edges` says itself where it works, so it cannot be taken site by site"
-    ):
+    with pytest.raises(OptionError, match="`rewire_edges` chooses its own sites, so it cannot be taken site by site"):
         Rule("r", RewireEdges(), Schedule(), order="sites")
     with pytest.raises(OptionError, match="order"):
         DynoBundle(order="layers")

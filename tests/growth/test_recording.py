@@ -133,7 +133,7 @@ def test_what_a_rewrite_left_as_it_was_is_not_recorded_twice():
       return x |> a: dense(8) |> early: relu |> residual { b: dense(7) |> relu |> dense(8) |> late: relu } |> dense(3)
     }"""
     rules = [rule("watch", when=EffectiveDimension(2.0), where=Where(("a",))), rule("told", when=DynoGrow())]
-    levels = rule("levels", PruneUnits(by=Dormancy(), count=1), every=Steps((9,)), where=Where(("a",)), require="any")
+    levels = rule("levels", PruneUnits(by=Dormancy()), every=Steps((9,)), where=Where(("a",)), require="any")
     run = Training(only(*rules, levels, rule("grow", every=Steps((3,)), where=Where(("b",)))), text).run(2)
     run.step()
     assert run.net.graph.widths["b"] == 8
@@ -189,14 +189,11 @@ def test_units_exchanged_by_hand_are_forgotten_too():
     [
         InsertLayer(),
         InsertLayer(form="residual"),
-        InsertLayer("relu_2"),
-        InsertLayer("nowhere"),
         InsertLayer(form="dirac"),
         PruneUnits(units=(0,)),
-        PruneUnits("b", (0, 1)),
+        PruneUnits(units=(0, 1)),
         PruneUnits(units=(0, 99)),
         PruneUnits(units=tuple(range(8))),
-        GrowUnits("b", 5),
         GrowUnits(zero="fan_in"),
     ],
     ids=str,

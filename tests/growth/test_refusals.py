@@ -70,7 +70,7 @@ def test_units_that_become_weak_later_are_pruned_then(by, threshold):
     assert receipt.morphism.edits["a"].tolist() == [0, 1, 3, 4, 5, 6, 7]
 
 
-@pytest.mark.parametrize("apply", [PruneUnits(by=Fisher(), count=1), PruneGlobally(by=Fisher(), count=1)], ids=str)
+@pytest.mark.parametrize("apply", [PruneUnits(by=Fisher()), PruneGlobally(by=Fisher())], ids=str)
 def test_a_pass_that_overflowed_is_no_reason_never_to_prune_again(apply):
     options = {} if apply.whole else {"where": Where(("a",))}
     run = Training(only(rule(apply=apply, require="any", **options)))
@@ -96,7 +96,7 @@ def test_a_pass_for_which_no_gradient_was_recorded_is_asked_again():
 
 
 def test_what_no_number_can_change_is_not_tried_again(monkeypatch):
-    run = Training(only(rule(apply=PruneUnits(by=Dormancy(), count=1), where=Where(("head",)), require="any"))).run(1)
+    run = Training(only(rule(apply=PruneUnits(by=Dormancy()), where=Where(("head",)), require="any"))).run(1)
     assert [r.applied for r in run.receipts] == [False]
     monkeypatch.setattr(run.controller, "_rewrite", None)
     assert run.run(3).receipts == run.receipts[:1]

@@ -10,7 +10,10 @@ from irgrow.cost import cost
 from irgrow.errors import OptionError, ProgramError
 from irgrow.grammar import parse, parse_program
 from irgrow.growth import Epochs, EverySteps, GrowthProgram, Limit, Plateau, Rule, Steps, Where
+from irgrow.growth.controller import Controller
+from irgrow.network import build
 from irgrow.passes import (
+    DuplicateUnits,
     DynoPrune,
     EffectiveDimension,
     GradMax,
@@ -23,6 +26,8 @@ from irgrow.passes import (
     PruneUnits,
     Random,
     Schedule,
+    SplitUnits,
+    plan,
 )
 from irgrow.passes import Plateau as PlateauTrigger
 
@@ -112,6 +117,84 @@ def test_sites_follow_the_graph_they_are_asked_of():
     assert where.sites(parse(MLP.replace("|> head", "|> relu |> head"))) == ("fc1", "fc2", "fc3")
 
 
+# what a pass says itself ------------------------------------------------------------------------------------------------
+
+
+def rule(apply, where=None, when=None, **more):
+    return Rule("r", apply, when or Schedule(2), where=where or Where(), require="any", **more)
+
+
+@pytest.mark.parametrize(
+    ("apply", "where", "sites"),
+    [
+        (GrowUnits("fc2"), None, ("fc2",)),
+        (GrowUnits("relu_2"), None, ("fc2",)),
+        (PruneUnits("fc1", (0,)), None, ("fc1",)),
+        (SplitUnits("fc1", (0, 1)), None, ("fc1",)),
+        (InsertLayer("relu_1"), None, ("fc1",)),
+        (InsertLayer("relu_1"), ("fc2",), ("fc2",)),
+        (InsertLayer(), ("fc2", "fc3"), ("fc2", "fc3")),
+        (PruneEdges("fc1"), None, ("fc1",)),
+    ],
+    ids=str,
+)
+def test_a_pass_may_name_its_place(apply, where, sites):
+    """What the trigger is asked about is the axis there, or the one that is named."""
+    made = rule(apply, where and Where(where))
+    assert made.sites(parse(MLP)) == sites
+    assert parse_program(f"{MLP}\n{GrowthProgram((made,))}").growth == GrowthProgram((made,))
+
+
+def test_a_layer_is_inserted_once_where_the_pass_says():
+    controller = Controller(build(MLP), GrowthProgram((rule(InsertLayer("relu_1")),)))
+    assert [r.applied for r in controller.step()] == [True]
+    assert next(n.name for n in controller.net.graph if n.name.startswith("relu_1_")) == "relu_1_deep1.layer"
+
+
+@pytest.mark.parametrize(
+    ("apply", "where", "why"),
+    [
+        (GrowUnits("fc1"), ("fc2",), "`grow_units(fc1)` names its site, and so does `where = fc2`"),
+        (SplitUnits("fc1"), ("fc2",), "names its site"),
+        (
+            GrowUnits("fc1", 4),
+            None,
+            "comes from `when`; leave `count` out of `grow_units(fc1, 4)`, or write `when = schedule(4)`",
+        ),
+        (PruneUnits(by=Magnitude(), count=3), None, "write `when = schedule(3)`"),
+        (PruneGlobally(by=Magnitude(), count=3), None, "leave `count` out"),
+    ],
+    ids=str,
+)
+def test_what_the_rule_says_the_pass_does_not(apply, where, why):
+    with pytest.raises(OptionError) as error:
+        rule(apply, where and Where(where))
+    assert why in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("apply", "where", "why"),
+    [
+        (InsertLayer("nowhere"), None, "`where = nowhere` matches no axis"),
+        (
+            InsertLayer("relu_1"),
+            ("fc1", "fc2"),
+            "`insert_layer(relu_1)` works at one place, `where = [fc1, fc2]` are 2",
+        ),
+        (InsertLayer("relu_1"), ("*",), "works at one place"),
+    ],
+    ids=str,
+)
+def test_a_place_is_one(apply, where, why):
+    with pytest.raises(OptionError) as error:
+        rule(apply, where and Where(where)).sites(parse(MLP))
+    assert why in str(error.value)
+
+
+def test_edges_say_how_many_themselves():
+    assert rule(PruneEdges("fc1", count=3)).apply.at("fc1", 1).count == 3
+
+
 # limits --------------------------------------------------------------------------------------------------------------
 
 
@@ -135,6 +218,28 @@ def test_a_total_is_allowed_up_to_the_bound(quantity, text, site):
     assert Limit(quantity, 1).allows(graph, site, 5) == 0
     assert Limit(quantity, 10**9).allows(graph, site, 5) == 5
     assert Limit(quantity, totals[2]).allows(graph, site, 0) == 0
+
+
+@pytest.mark.parametrize("apply", [SplitUnits(), DuplicateUnits(copies=2)], ids=str)
+@pytest.mark.parametrize("limit", [Limit("width", 15), Limit("parameters", 500)], ids=str)
+def test_what_is_not_counted_stays_within_limits(apply, limit):
+    net = build(MLP)
+    controller = Controller(net, GrowthProgram((rule(apply, Where(("fc1",)), limit=(limit,)),)))
+    free = Controller(build(MLP), GrowthProgram((rule(apply, Where(("fc1",))),)))
+    for _ in range(4):
+        controller.step()
+        free.step()
+    assert limit.permits(net.graph, net.graph)
+    assert net.graph.widths["fc1"] <= 15 or limit.quantity != "width"
+    assert limit.quantity != "parameters" or net.graph.count() <= 500
+    assert free.net.graph.widths["fc1"] > 100, "without a limit it doubles every time"
+
+
+def test_an_axis_beyond_the_bound_may_stay_as_it_is():
+    graph = parse(MLP)
+    assert Limit("width", 3).permits(graph, graph)
+    assert not Limit("width", 3).permits(graph, wider(graph, "fc1", 1))
+    assert not Limit("width", 3).permits(graph, plan(InsertLayer("relu_1"), graph).morphism.after), "a new axis of 8"
 
 
 def test_totals_count_what_the_summary_counts():

@@ -72,7 +72,7 @@ WEIGHTS = only(rule(when=WeightRank(0.9, baseline="maximum"), limit=(Limit("widt
 DYNO = only(
     rule(
         "prune",
-        PruneUnits(by=Redundancy(), count=1),
+        PruneUnits(by=Redundancy()),
         DynoPrune(epsilon=0.4, baseline=1.0),
         every=EverySteps(2),
         require="any",

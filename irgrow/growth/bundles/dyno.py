@@ -58,7 +58,7 @@ class DynoBundle(Bundle):
 
     def program(self) -> GrowthProgram:
         every = EverySteps(self.every)
-        prune = PruneUnits(by=Redundancy("norm"), count=1, least=self.least)
+        prune = PruneUnits(by=Redundancy("norm"), least=self.least)
         grow = GrowUnits(init=NorthSelect(epsilon=self.epsilon, per_unit=self.candidates))
         goes = DynoPrune(self.delta, self.epsilon, least_dense=self.least_dense, share=self.share)
         wants = DynoGrow(self.delta, self.epsilon, cap="saturated" if self.saturated else "none")

@@ -195,10 +195,10 @@ def test_a_rule_prunes_all_axes_once_and_not_at_every_one(amount, gone):
 
 
 def test_a_rule_does_not_say_where_as_well():
-    with pytest.raises(OptionError, match="`prune_globally` says itself where it works; leave `where` out"):
-        Rule("r", PruneGlobally(count=1), Schedule(1), where=Where(("a",)))
+    with pytest.raises(OptionError, match="`prune_globally` chooses its own sites; leave `where` out"):
+        Rule("r", PruneGlobally(), Schedule(1), where=Where(("a",)))
     with pytest.raises(OptionError, match="cannot be taken site by site"):
-        Rule("r", PruneGlobally(count=1), Schedule(1), order="sites")
+        Rule("r", PruneGlobally(), Schedule(1), order="sites")
 
 
 def test_the_laws_hold():
