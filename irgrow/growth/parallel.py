@@ -86,7 +86,7 @@ class ParallelController(Controller):
         if not dist.is_initialized():
             raise OptionError("call torch.distributed.init_process_group first")
         self.channel = Channel(group, timeout)
-        self._sums: dict[str, Any] = {}
+        self._sums: dict[str, Record] = {}
         self._morphisms: list[Morphism] = []
         super().__init__(net, program, steps_per_epoch)
         self._shares = Shares(self.channel, net, self.recent)
@@ -97,6 +97,8 @@ class ParallelController(Controller):
     def _attach(self) -> None:
         self._sums = {}
         super()._attach()
+        for record in self.recorded.values():
+            record.shared = True
 
     # asking ---------------------------------------------------------------------------------------------------------
 
@@ -160,7 +162,7 @@ class ParallelController(Controller):
         while True:
             told = self.channel.hear()
             if told["do"] == "sum":
-                self._sum(told["key"])
+                self.channel.collect(self._part(told["key"]))
             elif told["do"] == "probe":
                 self.channel.collect(self._shares.probe(told))
             elif told["do"] == "trial":
@@ -184,19 +186,22 @@ class ParallelController(Controller):
 
     # what all recorded ----------------------------------------------------------------------------------------------
 
-    def _sum(self, key: str) -> Record:
-        """Return a record with what all processes recorded; an empty one if one of them has nothing yet."""
+    def _part(self, key: str) -> Message:
+        """Return what this process recorded of a watch, if that is enough to say something."""
         record = self.recorded[key]
-        ready = torch.tensor([bool(getattr(record, "ready", True))])
-        if not all(bool(r) for r in self.channel.exchange(ready)):
-            return self._watches[key].record(self.net.graph)
-        return self.channel.run(lambda: record.reduced(self.channel.group))
+        return Message({"ready": record.ready}, record.told() if record.ready else {})
 
     def summed(self, key: str) -> Record:
-        """Return what all processes recorded of a watch; for the first process, while it asks the rules."""
+        """Return what all processes recorded of a watch; an empty record if one of them has nothing to say yet.
+
+        The first process calls it, while it asks the rules.
+        """
         if key not in self._sums:
             self.channel.tell(Message({"do": "sum", "key": key}))
-            self._sums[key] = self._sum(key)
+            found = self.channel.collect(self._part(key))
+            device = next(iter(self.net.params.values())).device
+            told = [{n: t.to(device) for n, t in m.tensors.items()} for m in found]
+            self._sums[key] = self.recorded[key].merged(told if all(m["ready"] for m in found) else [])
         return self._sums[key]
 
     # rewriting ------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ singular value is about 100.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from irgrow.graph import Graph
-from irgrow.passes.records.base import WINDOW, Record, Wanted
+from irgrow.passes.records.base import WINDOW, Record, Wanted, added
 from irgrow.shapes import Float, Float64, Int64
 
 Number = TypeVar("Number", int, float)
@@ -55,11 +55,10 @@ class Gram(Record):
         features: Index of the dimension of the units, the batch not counted.
         window: How many columns to keep; at least twice the number of units are.
         node: Whose values they are.
-        width: How many units it has, if that is known before there are values.
     """
 
-    def __init__(self, features: int, window: int = WINDOW, node: str = "", width: int = 0) -> None:
-        self.features, self.window, self.node, self.width = features, window, node, width
+    def __init__(self, features: int, window: int = WINDOW, node: str = "") -> None:
+        self.features, self.window, self.node = features, window, node
         self.parts: deque[tuple[Tensor, int]] = deque()
         self.waiting: list[Tensor] = []
         self.count = 0
@@ -183,17 +182,15 @@ class Gram(Record):
         found: Number = self._known[what]
         return found
 
-    def reduced(self, group: Any = None) -> Gram:
-        found = Gram(self.features, self.window, self.node, self.width)
-        units = self.units or self.width
-        own = self.total if self.units else torch.zeros(units, units, dtype=torch.float64)
-        assert own is not None
-        total, count = own.clone(), torch.tensor(float(self.count), dtype=torch.float64, device=own.device)
-        for value in (total, count):
-            torch.distributed.all_reduce(value, group=group)
-        if count > 0:
-            found.parts.append((total, int(count)))
-            found.count = int(count)
+    def told(self) -> dict[str, Tensor]:
+        total = self.total
+        return {} if total is None else {"total": total, "count": torch.tensor(self.count)}
+
+    def merged(self, told: Sequence[Mapping[str, Tensor]]) -> Gram:
+        found, heard = Gram(self.features, self.window, self.node), [part for part in told if part]
+        if heard:
+            found.count = sum(int(part["count"]) for part in heard)
+            found.parts.append((added(part["total"] for part in heard), found.count))
             found._add_up()
         return found
 

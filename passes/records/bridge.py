@@ -10,7 +10,7 @@ then it holds on to as much as the forward pass did, and to a copy of what comes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import isfinite, prod, sqrt
@@ -26,7 +26,7 @@ from irgrow.passes.analyses.auxiliary import auxiliary
 from irgrow.passes.analyses.bridge import Bridge
 from irgrow.passes.analyses.received import received, way
 from irgrow.passes.records.across import Across, AcrossWatch
-from irgrow.passes.records.base import Record, Wanted
+from irgrow.passes.records.base import Record, Wanted, added
 from irgrow.passes.records.crossings import Crossing
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Bridged(Across):
         @torch.no_grad()
         def hook(weight: Tensor) -> None:
             if self.passes and weight.grad is not None:
-                if torch.distributed.is_available() and torch.distributed.is_initialized():
+                if self.shared:
                     self._whole[name] = weight.grad.clone()  # norms of sums over processes are not sums of norms
                 self.received[name] = self._norms(name, weight.grad)
 
@@ -245,34 +245,30 @@ class Bridged(Across):
             routes.append(route)
         return self._auxiliary(heard, signals, replace(self.found, routes=tuple(routes)))
 
-    def reduced(self, group: Any = None) -> Bridged:
-        import torch
+    def told(self) -> dict[str, Tensor]:
+        return {"blocks": self._own()} | self._whole if self.ready else {}
 
-        found = Bridged(self.graph, self.axis, self.borders)
+    def merged(self, told: Sequence[Mapping[str, Tensor]]) -> Bridged:
+        found, heard = Bridged(self.graph, self.axis, self.borders), [part for part in told if part]
         found.frozen = self.frozen
-        device = next((value.device for value in self.received.values()), torch.device("cpu"))
-        found._total = self._own(device)
-        torch.distributed.all_reduce(found._total, group=group)
-        for name in self.weights():
-            shape = self.graph.param_shape(name)
-            whole = self._whole[name].clone() if name in self._whole else torch.zeros(shape, device=device)
-            torch.distributed.all_reduce(whole, group=group)
-            found.received[name] = found._norms(name, whole)
+        if heard:
+            found._total = added(part["blocks"] for part in heard)
+            found._whole = {name: added(part[name] for part in heard) for name in self.weights()}
+            found.received = {name: found._norms(name, whole) for name, whole in found._whole.items()}
         return found
 
-    def _own(self, device: Any) -> Tensor:
-        """Return this process's blocks; zeros if it has none, and not numbers if one of its numbers is none."""
+    def _own(self) -> Tensor:
+        """Return this process's blocks; not numbers if one of its numbers is none."""
         import torch
 
-        maker = self.graph.param_name(self.found.maker, "weight")
-        rows = sum(map(prod, self.found.shapes().values())) // self.found.lanes
-        shape = self.found.lanes, rows, prod(self.graph.param_shape(maker)[1:])
-        if not self.ready:
-            return torch.zeros(shape, dtype=torch.float64, device=device)
         try:
-            return self.blocks().clone()
+            return self.blocks()
         except Impossible:
-            return torch.full(shape, float("nan"), dtype=torch.float64, device=device)
+            maker = self.graph.param_name(self.found.maker, "weight")
+            rows = sum(map(prod, self.found.shapes().values())) // self.found.lanes
+            shape = self.found.lanes, rows, prod(self.graph.param_shape(maker)[1:])
+            some = next(iter(self.received.values()))
+            return torch.full(shape, float("nan"), dtype=torch.float64, device=some.device)
 
 
 def _wide(value: Tensor) -> Tensor:

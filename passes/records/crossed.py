@@ -9,15 +9,16 @@ gradients and what comes from the inputs alone, and all is let go after the step
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from irgrow.axes import atoms
 from irgrow.graph import Graph
 from irgrow.passes.analyses.bridge import bridge, needed
 from irgrow.passes.records.across import Across, AcrossWatch
-from irgrow.passes.records.base import Record, Wanted
+from irgrow.passes.records.base import Record, Wanted, added, under
 from irgrow.passes.records.crossings import Crossing
 
 if TYPE_CHECKING:
@@ -122,21 +123,22 @@ class Crossed(Across):
         signals = {name: found.pop(name) for name in readers}
         return Probed(found, self.received if self.with_weights else None, signals, recorded=True)
 
-    def reduced(self, group: Any = None) -> Crossed:
-        import torch
+    def told(self) -> dict[str, Tensor]:
+        found = {f"weights/{name}": gradient for name, gradient in self.received.items()}
+        for i, p in enumerate(self.heard):
+            found[f"{i}/read"] = p.read
+            found |= {f"{i}/beside/{name}": value for name, value in p.beside.items()}
+            found |= {f"{i}/signals/{name}": value for name, value in p.signals.items()}
+        return found
 
-        dist = torch.distributed
-        size, found = dist.get_world_size(group), Crossed(self.graph, self.axis, self.with_weights)
-        own = ([_part(p, lambda v: v.cpu()) for p in self.heard], {n: g.cpu() for n, g in self.received.items()})
-        told: list[Any] | None = [None] * size if dist.get_rank(group) == 0 else None
-        leader = 0 if group is None else dist.get_global_rank(group, 0)
-        dist.gather_object(own, told, leader, group)
-        for passes, received in told or ():
-            for p in passes:  # the loss of all is the mean of theirs
-                found.passes.append(Crossing(p.read, p.beside, {n: s / size for n, s in p.signals.items()}))
-            for name, gradient in received.items():
-                known = found.received.get(name)
-                found.received[name] = gradient / size if known is None else known + gradient / size
+    def merged(self, told: Sequence[Mapping[str, Tensor]]) -> Crossed:
+        found, size = Crossed(self.graph, self.axis, self.with_weights), len(told)
+        for p in (p for part in told for p in _passes(part)):  # the loss of all is the mean of theirs
+            found.passes.append(Crossing(p.read, p.beside, {n: s / size for n, s in p.signals.items()}))
+        received = [under("weights", part) for part in told]
+        for name in dict.fromkeys(name for part in received for name in part):
+            parts = [part[name] for part in received if name in part]
+            found.received[name] = added(g.double() / size for g in parts).to(parts[0].dtype)
         return found
 
 
@@ -167,6 +169,10 @@ def _fit(shape: tuple[int, ...] | None, values: list[Tensor]) -> bool:
     return all(tuple(v.shape[1:]) == (tuple(values[0].shape[1:]) if shape is None else shape) for v in values)
 
 
-def _part(p: Crossing, moved: Callable[[Tensor], Tensor]) -> Crossing:
-    beside, signals = ({n: moved(v) for n, v in part.items()} for part in (p.beside, p.signals))
-    return Crossing(moved(p.read), beside, signals)
+def _passes(told: Mapping[str, Tensor]) -> Iterator[Crossing]:
+    """Return the passes that a process told, in order."""
+    for i in count():
+        own = under(str(i), told)
+        if not own:
+            return
+        yield Crossing(own["read"], under("beside", own), under("signals", own))

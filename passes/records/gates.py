@@ -15,12 +15,12 @@ al. (2018), Faster gaze prediction with dense networks and Fisher pruning.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from irgrow.graph import Graph
-from irgrow.passes.records.base import Record, Wanted
+from irgrow.passes.records.base import Record, Wanted, added
 from irgrow.passes.records.placed import AxisWatch, Placed, emptied
 from irgrow.shapes import Array, as_array
 
@@ -155,16 +155,15 @@ class Gates(Placed):
         sums = torch.stack([slopes.square().sum(0), slopes.abs().sum(0)])
         return torch.cat([sums, sums.new_full((2, 1), len(slopes))], 1)
 
-    def reduced(self, group: Any = None) -> Gates:
-        import torch
+    def told(self) -> dict[str, Tensor]:
+        total = self.total
+        return {} if total is None else {"total": total}
 
-        found = emptied(self, passes=[])
-        own = self.total
-        total = torch.zeros(2, self.width + 1, dtype=torch.float64) if own is None else own.clone()
-        processes = torch.ones((), dtype=torch.float64, device=total.device)
-        for value in (total, processes):
-            torch.distributed.all_reduce(value, group=group)
+    def merged(self, told: Sequence[Mapping[str, Tensor]]) -> Gates:
+        heard, processes = [part["total"] for part in told if part], len(told)
+        if not heard:
+            return emptied(self, passes=[], _whole=None)
+        total = added(heard)
         total[0, :-1] /= processes**2  # the loss of all is the mean of theirs
         total[1, :-1] /= processes
-        found._whole = total
-        return found
+        return emptied(self, passes=[], _whole=total)

@@ -8,8 +8,9 @@ processes are put together as if they had been one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from irgrow.graph import Graph
@@ -54,6 +55,19 @@ class Level:
     size: Tensor
     mean: Tensor
     spread: Tensor
+
+    @classmethod
+    def of(cls, stacked: Tensor) -> Level:
+        """Read back what `stacked` returned."""
+        count, *values = stacked.clone()
+        return cls(float(count.max()), *values)
+
+    def stacked(self) -> Tensor:
+        """Return all of it as one tensor, (5, places, units); the count stands everywhere in the first part."""
+        import torch
+
+        parts = (torch.full_like(self.mean, self.count), self.alive, self.size, self.mean, self.spread)
+        return torch.stack(parts)
 
     def with_(self, other: Level) -> Level:
         """Return both together."""
@@ -117,21 +131,10 @@ class Levels(Placed):
             bool(level.size.isfinite().all()) for level in self.found.values()
         )
 
-    def reduced(self, group: Any = None) -> Levels:
-        import torch
+    def told(self) -> dict[str, Tensor]:
+        return {node: level.stacked() for node, level in self.found.items()}
 
-        def summed(value: Tensor) -> Tensor:
-            torch.distributed.all_reduce(value, group=group)
-            return value
-
-        found = emptied(self, found={})
-        for node, (_, order) in self.places.items():
-            nothing = torch.zeros(order.T.shape, dtype=torch.float64)
-            own = self.found.get(node, Level(0, nothing, nothing, nothing, nothing))
-            count = summed(torch.as_tensor(float(own.count), dtype=torch.float64, device=own.mean.device))
-            alive, size, total = (summed(v.clone()) for v in (own.alive, own.size, own.mean * own.count))
-            mean = total / count.clamp(min=1)
-            spread = summed(own.spread + own.count * (own.mean - mean).square())
-            if count > 0:
-                found.found[node] = replace(own, count=float(count), alive=alive, size=size, mean=mean, spread=spread)
-        return found
+    def merged(self, told: Sequence[Mapping[str, Tensor]]) -> Levels:
+        heard = {node: [Level.of(part[node]) for part in told if node in part] for node in self.places}
+        found = {node: reduce(Level.with_, levels) for node, levels in heard.items() if levels}
+        return emptied(self, found=found)

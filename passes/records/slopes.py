@@ -10,7 +10,7 @@ Source: Molchanov et al. (2019), Importance estimation for neural network prunin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from irgrow.graph import Graph
 from irgrow.ops import Role
 from irgrow.passes.analyses.entries import Places, belonging, unit_sums
-from irgrow.passes.records.base import Record, Wanted
+from irgrow.passes.records.base import Record, Wanted, added
 from irgrow.passes.records.placed import AxisWatch, emptied
 from irgrow.shapes import as_array
 
@@ -130,18 +130,14 @@ class Slopes(Record):
         parts = [unit_sums(as_array(self.changes[name]), at, self.width) for name, at in self.places.items()]
         return torch.as_tensor(np.sum(parts, axis=0))
 
-    def reduced(self, group: Any = None) -> Slopes:
-        import torch
+    def told(self) -> dict[str, Tensor]:
+        total = self.total
+        return {} if total is None else {"total": total}
 
-        found = emptied(self, changes={})
-        known = self.total
-        own = torch.zeros(self.width, dtype=torch.float64) if known is None else known
-        device = next((value.device for value in self.changes.values()), own.device)
-        total, processes = own.to(device, copy=True), torch.ones((), dtype=torch.float64, device=device)
-        for value in (total, processes):
-            torch.distributed.all_reduce(value, group=group)
-        found._whole = (total / processes).cpu()
-        return found
+    def merged(self, told: Sequence[Mapping[str, Tensor]]) -> Slopes:
+        heard = [part["total"] for part in told if part]
+        whole = added(heard) / len(told) if heard else None  # the loss of all is the mean of theirs
+        return emptied(self, trained=set(), changes={}, _whole=whole)
 
 
 def _listed(places: Places) -> list[Any]:

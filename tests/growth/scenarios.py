@@ -10,7 +10,7 @@ from live import CNN, MLP
 from parties import MASKED, PLAIN, TANH, WIDE, Training, rule, share, square
 
 from irgrow.errors import DataError, OptionError
-from irgrow.growth import EverySteps, GrowthProgram, Rule, Where
+from irgrow.growth import EverySteps, GrowthProgram, Rule, Steps, Where
 from irgrow.growth.parallel import ParallelError
 from irgrow.network import build
 from irgrow.passes import (
@@ -26,7 +26,7 @@ from irgrow.passes import (
     Trigger,
     Variance,
 )
-from irgrow.passes.saliency.base import known, scored
+from irgrow.passes.saliency.base import Known, Saliency, known, scored
 
 
 def scenario(name, text=MLP, **options):
@@ -87,21 +87,55 @@ SALIENCIES = [Fisher(), Taylor("samples"), Taylor("fan_out"), Taylor("fan_in"), 
 SALIENCIES += [Redundancy("largest"), Redundancy("norm")]
 
 
+@dataclass(frozen=True)
+class Sees(Trigger):
+    """Keeps what saliencies say by what triggers are shown, on the process that is asked; wants nothing."""
+
+    SEEN: ClassVar[list[torch.Tensor | None]] = []
+
+    by: Saliency = Fisher()
+
+    def wanted(self, view, site, memory):
+        self.SEEN.append(said(self.by, view.graph, view.recorded))
+        return 0
+
+
+def said(saliency, graph, records):
+    """Return the scores by records, if they say something."""
+    found = known(saliency, graph, ("a",), records)
+    return torch.from_numpy(scored(found, graph, "a", Context())) if isinstance(found, Known) else None
+
+
+def seen(rank, size, saliency, silent=()):
+    """Train a step of two passes; return what the trigger is shown and what this process would say alone.
+
+    Processes that are `silent` run no backward pass, for which no wrapper may wait.
+    """
+    rules = (Rule("r", PruneUnits(by=saliency), Sees(saliency), Steps((1,)), where=Where(("a",)), require="any"),)
+    run = Training(rules, rank if size > 1 else None, 2)
+    x = torch.cat([run.batch(i) for i in range(3)])
+    for part in (x[:3], x[3:]):
+        model = run.net if silent else run.model
+        loss = square(model(part), part) * (len(part) / len(x))
+        if rank not in silent:
+            loss.backward()
+    Sees.SEEN.clear()
+    alone = said(saliency, run.net.graph, run.controller.recorded)
+    assert run.controller.step() == []
+    return list(Sees.SEEN), alone
+
+
 def scores(rank, size, place):
-    """What saliencies say by the records of one training step of two passes, summed over the processes."""
+    """What saliencies say by the records of one training step of two passes, of all processes."""
     found = {}
     for saliency in SALIENCIES:
-        rules = (rule("r", PruneUnits(by=saliency), (1,), "a", 1, "any"),)
-        run = Training(rules, rank if size > 1 else None, 2)
-        x = torch.cat([run.batch(i) for i in range(3)])
-        for part in (x[:3], x[3:]):
-            (square(run.model(part), part) * (len(part) / len(x))).backward()
-        records = {key: record.reduced() if size > 1 else record for key, record in run.controller.recorded.items()}
-        own = known(saliency, run.net.graph, ("a",), run.controller.recorded)
-        told = known(saliency, run.net.graph, ("a",), records)
-        found[str(saliency)] = torch.from_numpy(scored(told, run.net.graph, "a", Context()))
-        found[f"own {saliency}"] = torch.from_numpy(scored(own, run.net.graph, "a", Context()))
+        found[str(saliency)], found[f"own {saliency}"] = seen(rank, size, saliency)
     return found
+
+
+def one_without_gradients(rank, size, place):
+    """The second process runs no backward pass."""
+    return [seen(rank, size, saliency, silent=(1,)) for saliency in (Fisher(), Taylor("fan_in"), Dormancy())]
 
 
 def ungrown(rank, size, place):

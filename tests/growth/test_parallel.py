@@ -101,12 +101,22 @@ def test_two_processes_are_one_on_the_joined_batch(name, together):
 def test_saliencies_see_what_all_processes_recorded(together):
     one, two = together("scores")
     whole = scores(0, 1, None)
-    same({k: v for k, v in one.items() if k[:4] != "own "}, {k: v for k, v in two.items() if k[:4] != "own "})
     for saliency in SALIENCIES:
-        wanted = whole[str(saliency)]
-        assert (one[str(saliency)] - wanted).abs().max() <= 1e-10 * wanted.abs().max(), saliency
-        apart = (one[f"own {saliency}"] - wanted).abs().max() / wanted.abs().max()
-        assert apart > 0.01, f"negative control: by {saliency} one process alone says something else"
+        (wanted,), (found,) = whole[str(saliency)], one[str(saliency)]
+        assert (found - wanted).abs().max() <= 1e-10 * wanted.abs().max(), saliency
+        assert two[str(saliency)] == [], "only the first process is asked"
+        for alone in (one[f"own {saliency}"], two[f"own {saliency}"]):
+            apart = (alone - wanted).abs().max() / wanted.abs().max()
+            assert apart > 0.01, f"negative control: by {saliency} one process alone says something else"
+
+
+def test_where_one_process_has_nothing_to_say_yet_nothing_is_known(together):
+    one, two = together("one_without_gradients")
+    for seen, alone in one[:2]:
+        assert seen == [None]
+        assert alone is not None, "negative control: the first would have something to say"
+    assert [alone is None for _, alone in two] == [True, True, False]
+    assert one[2][0][0] is not None, "activity takes no backward pass"
 
 
 def test_three_processes_are_one_as_well(together):

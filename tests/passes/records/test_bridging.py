@@ -138,14 +138,17 @@ def test_looking_cheaply_first_changes_nothing(name):
         assert one.wanted() == two.wanted()
 
 
-def test_one_process_of_a_group_keeps_its_blocks(tmp_path):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        run = Run("causal")
-        run.backward()
-        found = run.record.reduced()
-        assert torch.equal(found.blocks(), run.record.blocks())
-        assert found.gradients() == pytest.approx(run.record.gradients(), rel=1e-14)
-        assert Run("causal").record.reduced().blocks().shape == found.blocks().shape
-    finally:
-        torch.distributed.destroy_process_group()
+@pytest.mark.parametrize("name", WAYS)
+def test_processes_are_summed_block_by_block(name, together):
+    one, two, nothing = (Run(name) for _ in range(3))
+    for seed, run in enumerate((one, two)):
+        run.record.shared = True
+        run.backward(seed)
+    found = together(one.record, nothing.record, two.record)
+    wanted = by_probe(one, 0) + by_probe(one, 1)
+    torch.testing.assert_close(found.blocks(), wanted, rtol=1e-11, atol=1e-14)
+    alone = together(one.record, nothing.record)
+    assert torch.equal(alone.blocks(), one.record.blocks())
+    assert alone.gradients() == pytest.approx(one.record.gradients(), rel=1e-14)
+    assert (alone.blocks() - wanted).norm() > 1e-3 * wanted.norm(), "negative control: one alone is something else"
+    assert found.gradients() != pytest.approx(alone.gradients(), rel=1e-3)

@@ -86,7 +86,7 @@ class Pass:
             for name, value in self.net.params.items():
                 if name.endswith(".mask"):
                     value.copy_(torch.arange(value.numel()).reshape(value.shape) % 3 != 1)
-        prune = PruneUnits(by=saliency, count=1)
+        prune = PruneUnits(by=saliency)
         rule = Rule("r", prune, Schedule(1), Steps((1,)), Where((axis,)), require="any")
         self.controller = Controller(self.net, GrowthProgram((rule,)))
         shape, ids = self.graph.shape("x"), self.graph.types["x"].ids
@@ -164,15 +164,15 @@ def test_an_empty_batch_says_nothing(saliency):
 
 
 @pytest.mark.parametrize("saliency", SALIENCIES, ids=str)
-def test_what_two_processes_recorded_is_that_of_the_whole_batch(saliency, pretended):
+def test_what_two_processes_recorded_is_that_of_the_whole_batch(saliency, together):
     one, two, whole = (Pass(DENSE, "h", saliency) for _ in range(3))
     one.x, two.x = one.x[:10], two.x[10:]
     whole.trained()
     records = [run.trained().controller.recorded for run in (one, two)]
     assert records[0].keys() == records[1].keys()
-    found = {key: pretended.both(records[0][key], records[1][key]) for key in records[0]}
-    reduced = known(saliency, one.graph, ("h",), found)
-    close(scored(reduced, one.graph, "h", Context()), whole.scores)
+    found = {key: together(records[0][key], records[1][key]) for key in records[0]}
+    merged = known(saliency, one.graph, ("h",), found)
+    close(scored(merged, one.graph, "h", Context()), whole.scores)
     assert far(one.scores, whole.scores), "negative control: one process says something else"
 
 
@@ -367,7 +367,7 @@ def test_the_same_units_go_and_no_batch_is_run(saliency, monkeypatch):
 def test_layers_that_are_pruned_one_behind_the_other_are_ranked_by_the_same_pass(saliency):
     text = "net n(x: [3]) { return x |> a: dense(5) |> relu |> b: dense(4) |> relu |> dense(2) }"
     net = build(text, seed=1, dtype=torch.float64)
-    rule = Rule("r", PruneUnits(by=saliency, count=1), Schedule(1), Steps((1,)), require="any")
+    rule = Rule("r", PruneUnits(by=saliency), Schedule(1), Steps((1,)), require="any")
     controller = Controller(net, GrowthProgram((rule,)))
     x = torch.randn(20, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     net(x).square().mean().backward()
@@ -409,7 +409,7 @@ def test_global_pruning_takes_all_axes_from_records_or_none():
     text = "net n(x: [3]) { return x |> a: dense(5) |> relu |> b: dense(4) |> relu |> dense(2) }"
     net = build(text, seed=1, dtype=torch.float64)
     prune = PruneGlobally(by=Fisher(), count=3)
-    rule = Rule("r", prune, Schedule(3), Steps((1,)), require="any")
+    rule = Rule("r", PruneGlobally(by=Fisher()), Schedule(3), Steps((1,)), require="any")
     controller = Controller(net, GrowthProgram((rule,)))
     x = torch.randn(20, 3, dtype=torch.float64)
     net(x).square().mean().backward()
