@@ -179,6 +179,10 @@ class Journal:
         for number in [n for n in self.morphisms if n <= entry.number - DEPTH]:
             del self.morphisms[number]
 
+    def become(self, other: Journal) -> None:
+        """Take the rewrites of another journal, which is not to be used any more."""
+        self.entries[:], self.morphisms, self.counter = other.entries, other.morphisms, other.counter
+
     def copy(self) -> Journal:
         """Return a journal of its own with the same rewrites."""
         return Journal(list(self.entries), dict(self.morphisms), self.counter)

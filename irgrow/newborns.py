@@ -6,8 +6,7 @@ for many steps. They are measured in program order, so that a norm behind anothe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Container, Iterable, Mapping
 
 import numpy as np
 import torch
@@ -20,11 +19,11 @@ from irgrow.network import Network
 from irgrow.probing import evaluating
 
 
-def settle(net: Network, morphism: Morphism, batch: tuple[Tensor, ...]) -> bool:
-    """Set the running statistics of new units in batch norms from a batch; return whether there were any.
+def settled(nets: Iterable[Network], morphism: Morphism, batch: tuple[Tensor, ...]) -> frozenset[str]:
+    """Set the running statistics of new units in batch norms from a batch; return the norms that were measured.
 
     Args:
-        net: The network after the rewrite.
+        nets: The network after the rewrite, and those that average it.
         morphism: The rewrite.
         batch: Its inputs, in evaluation mode.
 
@@ -32,18 +31,21 @@ def settle(net: Network, morphism: Morphism, batch: tuple[Tensor, ...]) -> bool:
         DataError: What a new unit gives on the batch is not finite.
     """
     new = _new_units(morphism)
-    if not new:
-        return False
-    nodes = {net.module.meta["values"][name]: name for name in new}
-    params = net.params
+    return frozenset(name for net in nets if new for name in _settle(net, new, batch))
 
-    def settled(name: str, value: Tensor) -> None:
+
+def _settle(net: Network, new: Mapping[str, Tensor], batch: tuple[Tensor, ...]) -> set[str]:
+    nodes = {net.module.meta["values"][name]: name for name in new}
+    params, measured = net.params, set()
+
+    def settle(name: str, value: Tensor) -> None:
         mean, var = (params[net.graph.param_name(name, s)] for s in ("running_mean", "running_var"))
-        _measure(value, new[name], name, mean, var)
+        if _measured(value, new[name], name, mean, var):
+            measured.add(name)
 
     with evaluating(net):
-        _Settling(net.module, nodes, settled).run(*batch)
-    return True
+        _Settling(net.module, nodes, settle).run(*batch)
+    return measured
 
 
 class _Settling(fx.Interpreter):
@@ -60,14 +62,16 @@ class _Settling(fx.Interpreter):
         return super().run_node(n)
 
 
-def unsettled(morphism: Morphism) -> Morphism:
-    """Return a rewrite for which there is no batch, with notes of the norms that would need one."""
-    notes = tuple(
-        f"the running mean and variance of the new units of `{name}` are 0 and 1, there was no batch to measure them "
-        "on; give `batch` or `statistics`"
+def unsettled(morphism: Morphism, measured: Container[str], batch: bool) -> tuple[str, ...]:
+    """Return notes of the norms that were not measured, and what they would need; `batch` is whether there was one."""
+    missing = "the batch has too few samples to measure them on; give more"
+    if not batch:
+        missing = "there was no batch to measure them on; give `batch` or `statistics`"
+    return tuple(
+        f"the running mean and variance of the new units of `{name}` are 0 and 1, {missing}"
         for name in _new_units(morphism)
+        if name not in measured
     )
-    return replace(morphism, notes=(*morphism.notes, *notes)) if notes else morphism
 
 
 def _new_units(morphism: Morphism) -> dict[str, Tensor]:
@@ -84,13 +88,18 @@ def _new_units(morphism: Morphism) -> dict[str, Tensor]:
     return found
 
 
-def _measure(value: Tensor, units: Tensor, name: str, mean: Tensor, var: Tensor) -> None:
-    """Write mean and unbiased variance of some units, channels in dimension 1, into the running statistics."""
+def _measured(value: Tensor, units: Tensor, name: str, mean: Tensor, var: Tensor) -> bool:
+    """Write mean and unbiased variance of some units, channels in dimension 1, into the running statistics.
+
+    Returns:
+        Whether there are values enough for a variance; if not, nothing is written.
+    """
     units = units.to(value.device)
     columns = value.detach().index_select(1, units).double().transpose(0, 1).flatten(1)
     if columns.shape[1] < 2:
-        return
+        return False
     if not bool(torch.isfinite(columns).all()):
         raise DataError(f"new units of `{name}` are not finite on the batch, so they have no statistics")
     mean.index_copy_(0, units, columns.mean(1).to(mean))
     var.index_copy_(0, units, columns.var(1).to(var))
+    return True

@@ -6,7 +6,7 @@ state of another shape (factored second moments, orthogonalised updates), is ref
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -81,7 +81,8 @@ def carried_state(
         transfer = morphism.transfers[name]
         source = source_of(transfer)
         if source is None and held and isinstance(new[name], nn.Parameter):
-            found[name] = _first_state(optimizer, new[name], old.get(predecessor(transfer) or ""), slots)
+            before = old.get(predecessor(transfer) or "")
+            found[name] = _first_state(optimizer, new[name], before, old.values(), slots)
         state = optimizer.state.get(old[source]) if source is not None and source in old else None
         if not state or source is None:
             continue
@@ -108,7 +109,9 @@ def carried_state(
     return {name: state for name, state in found.items() if state}
 
 
-def _first_state(optimizer: Optimizer, param: Tensor, old: Tensor | None, slots: Mapping[str, Kind]) -> dict[str, Any]:
+def _first_state(
+    optimizer: Optimizer, param: Tensor, old: Tensor | None, beside: Iterable[Tensor], slots: Mapping[str, Kind]
+) -> dict[str, Any]:
     """Return the state of a parameter that starts afresh in the middle of training, all of it young.
 
     That is for optimizers without bias corrections only, which would start it with ten learning rates (RMSprop).
@@ -116,7 +119,7 @@ def _first_state(optimizer: Optimizer, param: Tensor, old: Tensor | None, slots:
     if any("betas" in group for group in optimizer.param_groups):
         return {}
     groups = [g for g in optimizer.param_groups if any(p is old for p in g["params"])]
-    group = groups[0] if groups else place_new(optimizer, param)
+    group = groups[0] if groups else place_new(optimizer, param, beside)
     model: Mapping[str, Any] = next((s for p in group["params"] if (s := optimizer.state.get(p))), {})
     return {
         key: torch.zeros_like(param) if key in slots else torch.zeros_like(value)
@@ -210,7 +213,8 @@ def _warmed(moved: Tensor, transfer: Transfer, old: Tensor) -> Tensor:
     return moved
 
 
-def place_new(optimizer: Optimizer, tensor: Tensor) -> dict[str, Any]:
-    """Return the group a parameter without predecessor joins: the one most parameters of its rank are in."""
-    votes = [sum(p.dim() == tensor.dim() for p in group["params"]) for group in optimizer.param_groups]
+def place_new(optimizer: Optimizer, tensor: Tensor, beside: Iterable[Tensor]) -> dict[str, Any]:
+    """Return the group a parameter without predecessor joins: where most of those beside it of its rank are."""
+    alike = {id(p) for p in beside if p.dim() == tensor.dim()}
+    votes = [sum(id(p) in alike for p in group["params"]) for group in optimizer.param_groups]
     return optimizer.param_groups[max(range(len(votes)), key=lambda i: votes[i])]

@@ -37,15 +37,15 @@ class Swap:
 
     def restore(self) -> None:
         """Put everything back."""
-        for action in reversed(self.undo):
-            action()
-        self.undo.clear()
+        while self.undo:
+            self.undo.pop()()
 
     def commit(self) -> None:
         """Let go of what was there before; a gradient that still reaches it is an error."""
         self.undo.clear()
         for name in set(self.old) - {t.name for t in self.morphism.transfers.values() if isinstance(t, Keep)}:
             if self.old[name].requires_grad:
+                self.old[name]._backward_hooks = None  # those of its owner are with its successor
                 self.old[name].register_hook(_lost(name))
 
 
@@ -59,15 +59,18 @@ def _lost(name: str) -> Callable[[Tensor], None]:
     return fail
 
 
-def apply(net: Network, morphism: Morphism) -> Swap:
-    """Work everything out, then swap; on any failure nothing has changed."""
+def apply(net: Network, morphism: Morphism, undo: list[Callable[[], None]] | None = None) -> Swap:
+    """Work everything out, then swap; on any failure nothing has changed.
+
+    How to take it back is added to `undo`; on failure all that is there is taken back.
+    """
     old = net.params
     new = _new_params(net, morphism, old)
     module = registry.call("lower", morphism.after, new, _reusable(net, morphism), net.shareable)
     _take_over(net, morphism, module)
     states = [carried_state(t.optimizer, morphism, old, new, t.carry) for t in net.tracked]
     averages = [None if (a := t.averaged) is None else _averaged(a, morphism, new) for t in net.tracked]
-    swap = Swap(net, morphism, old, new, module)
+    swap = Swap(net, morphism, old, new, module, [] if undo is None else undo)
     left_out = orphans(net, old)
     adopted = {name for name, t in morphism.transfers.items() if left_out and predecessor(t) in left_out}
     try:
@@ -105,6 +108,9 @@ def _new_params(net: Network, morphism: Morphism, old: Mapping[str, Tensor]) -> 
         parameter = nn.Parameter(tensor, requires_grad=source.requires_grad if source is not None else True)
         if source is not None:
             parameter.__dict__.update(source.__dict__)
+            for hooks in ("_backward_hooks", "_post_accumulate_grad_hooks"):
+                if getattr(source, hooks):
+                    setattr(parameter, hooks, getattr(source, hooks))  # shared: handles go on working
             origin = source_of(transfer)
             if source.grad is not None and origin is not None:  # what is computed has none
                 shape = tuple(tensor.shape)
@@ -114,6 +120,16 @@ def _new_params(net: Network, morphism: Morphism, old: Mapping[str, Tensor]) -> 
                     )
         made[name] = parameter
     return made
+
+
+def lost_gradients(morphism: Morphism, old: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Return notes of the gradients that wait for a step and cannot follow: those of parameters that are computed."""
+    found = []
+    for name, transfer in morphism.transfers.items():
+        source = old.get(predecessor(transfer) or "")
+        if source is not None and source.grad is not None and source_of(transfer) is None:
+            found.append(f"the gradient that waits at `{name}` is gone, because it is computed; step before rewriting")
+    return tuple(found)
 
 
 def _reusable(net: Network, morphism: Morphism) -> dict[str, nn.Module]:
@@ -225,7 +241,7 @@ def _replace_in_optimizer(optimizer: Optimizer, swap: Swap, states: Mapping[str,
             continue
         old = swap.old.get(predecessor(swap.morphism.transfers[name]) or "")
         if old is None and adopts:
-            group = place_new(optimizer, new)
+            group = place_new(optimizer, new, swap.old.values())
             group["params"].append(new)
             if "param_names" in group:
                 group["param_names"].append(name)

@@ -9,8 +9,10 @@ everything is put back.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,11 +22,11 @@ from irgrow import registry
 from irgrow.collecting import uncollected
 from irgrow.errors import CompilerBug, RefusedError
 from irgrow.journal import DEPTH, Entry, Receipt, seed_of
-from irgrow.morphism import Morphism
+from irgrow.morphism import Morphism, with_notes
 from irgrow.network import Network
-from irgrow.newborns import settle, unsettled
+from irgrow.newborns import settled, unsettled
 from irgrow.probing import Evidence, Probed, evaluating, probe
-from irgrow.swap import Swap, apply, networks
+from irgrow.swap import Swap, apply, lost_gradients, networks
 from irgrow.verdict import Approximate, Exact, Refused, Verdict, required
 
 ERROR_BOUND = {torch.float64: 1e-8, torch.float32: 1e-2}
@@ -35,18 +37,30 @@ ERROR_BOUND = {torch.float64: 1e-8, torch.float32: 1e-2}
 class Prepared:
     """A rewrite of a live network that was worked out, with nothing touched; refused if it has no morphism."""
 
+    rewrite: str
+    site: str
     verdict: Verdict
+    started: float
     morphism: Morphism | None = None
     entry: Entry | None = None
 
+    def receipt(self, verdict: Verdict | None = None, error: float | None = None, losses: Any = None) -> Receipt:
+        """Return what to tell people, with what was measured."""
+        seconds = time.perf_counter() - self.started
+        return Receipt(self.rewrite, verdict or self.verdict, (self.site,), error, losses, seconds, self.morphism)
+
 
 @dataclass(frozen=True)
-class Attempt:
-    """A rewrite that was tried: refused, or in place and still to be committed or restored."""
+class Done:
+    """A rewrite in place that was not yet committed."""
 
     receipt: Receipt
-    swap: Swap | None = None
-    entry: Entry | None = None
+    entry: Entry
+    swap: Swap
+
+
+Undo = list[Callable[[], None]]
+"""How to take back what was done so far, step by step; the last step is taken back first."""
 
 
 def rewrite(
@@ -75,76 +89,81 @@ def rewrite_all(
             "a forward pass was recorded and its backward pass has not run: its gradients would be lost; "
             "run backward, or drop the outputs and the loss, before rewriting"
         )
-    tried: list[Attempt] = []
+    undo: Undo = []
+    done: list[Done] = []
     try:
         for number, pass_ in enumerate(passes, net.journal.counter):
-            own = seed_of(net.seed, number, pass_) if seed is None else seed
-            with uncollected():
-                tried.append(_attempt(net, pass_, evidence, step, require, number, own))
-            if not tried[-1].receipt.applied:
-                _restore(tried)
-                return [t.receipt for t in tried]
+            with uncollected(), trainable():
+                prepared = prepare(net, pass_, evidence, step, require, number, seed)
+                if prepared.morphism is None:
+                    put_back(undo)
+                    return [*(d.receipt for d in done), prepared.receipt()]
+                done.append(_carried_out(net, prepared, evidence, undo))
+        undo.append(partial(net.journal.become, net.journal.copy()))
+        for each in done:
+            net.journal.add(each.entry, each.swap.morphism)
     except BaseException:
-        _restore(tried)
+        put_back(undo)
         raise
-    for attempt in tried:
-        if attempt.swap is not None and attempt.entry is not None:
-            attempt.swap.commit()
-            net.journal.add(attempt.entry, attempt.swap.morphism)
-    return [t.receipt for t in tried]
+    for each in done:
+        each.swap.commit()
+    return [each.receipt for each in done]
 
 
-def _restore(tried: Sequence[Attempt]) -> None:
-    for attempt in reversed(tried):
-        if attempt.swap is not None:
-            attempt.swap.restore()
+def put_back(undo: Undo) -> None:
+    """Take back all that was done."""
+    while undo:
+        undo.pop()()
+
+
+@contextmanager
+def trainable() -> Iterator[None]:
+    """Make tensors that can be trained, also for a caller in inference mode."""
+    if not torch.is_inference_mode_enabled():
+        yield
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def prepare(
-    net: Network, pass_: Any, evidence: Evidence, step: int | None, require: str, number: int, seed: int
+    net: Network, pass_: Any, evidence: Evidence, step: int | None, require: str, number: int, seed: int | None = None
 ) -> Prepared:
     """Work a rewrite out; `number` is its place in the journal."""
-    probed = evidence.probed or _probed(net, pass_, evidence.statistics, evidence.loss)
-    planned = registry.call("plan", pass_, net.graph, registry.lookup("context").seeing(net.params, seed, probed))
-    verdict = required(planned.verdict, require, pass_.site)
-    if isinstance(verdict, Refused):
-        return Prepared(verdict)
-    morphism: Morphism = planned.morphism if evidence.statistics is not None else unsettled(planned.morphism)
-    old, new, used = morphism.before, morphism.after, pass_.used or probed.used
-    entry = Entry(number, str(pass_), str(verdict), seed, old.digest, new.digest, new.count(), step, used)
-    return Prepared(verdict, morphism, entry)
-
-
-def _attempt(
-    net: Network, pass_: Any, evidence: Evidence, step: int | None, require: str, number: int, seed: int
-) -> Attempt:
-    """Put a rewrite in place without committing it; on any failure nothing has changed."""
     started = time.perf_counter()
-    prepared = prepare(net, pass_, evidence, step, require, number, seed)
-    verdict, morphism, entry, sites = prepared.verdict, prepared.morphism, prepared.entry, (pass_.site,)
-    if morphism is None or entry is None:
-        return Attempt(Receipt(str(pass_), verdict, sites, seconds=time.perf_counter() - started))
+    own = seed_of(net.seed, number, pass_) if seed is None else seed
+    probed = evidence.probed or _probed(net, pass_, evidence.statistics, evidence.loss)
+    planned = registry.call("plan", pass_, net.graph, registry.lookup("context").seeing(net.params, own, probed))
+    text, site, verdict = str(pass_), pass_.site, required(planned.verdict, require, pass_.site)
+    if isinstance(verdict, Refused):
+        return Prepared(text, site, verdict, started)
+    morphism = with_notes(planned.morphism, lost_gradients(planned.morphism, net.params))
+    old, new, used = morphism.before, morphism.after, pass_.used or probed.used
+    entry = Entry(number, text, str(verdict), own, old.digest, new.digest, new.count(), step, used)
+    return Prepared(text, site, verdict, started, morphism, entry)
+
+
+def _carried_out(net: Network, prepared: Prepared, evidence: Evidence, undo: Undo) -> Done:
+    """Put a rewrite in place without committing it."""
+    morphism, entry, verdict = prepared.morphism, prepared.entry, prepared.verdict
+    assert morphism is not None
+    assert entry is not None
     batch, loss, shown = evidence.batch, evidence.loss, evidence.statistics
     before = _outputs(net, batch, loss)
-    applied = apply(net, morphism)
-    error, losses = None, None
-    try:
-        settled = [] if shown is None else [settle(each, morphism, shown) for each in networks(net)]
-        if any(settled):
-            entry = replace(entry, used=entry.used or "norms")
-        if before is not None:
-            after = _outputs(net, batch, loss)
-            assert after is not None
-            error = relative_error(after[0], before[0])
-            losses = None if loss is None else (before[1], after[1])
-            _check_error(net, verdict, error, str(pass_), seed)
-            if isinstance(verdict, Approximate):
-                verdict = replace(verdict, measured=error)
-    except BaseException:
-        applied.restore()
-        raise
-    seconds = time.perf_counter() - started
-    return Attempt(Receipt(str(pass_), verdict, sites, error, losses, seconds, morphism), applied, entry)
+    swap = apply(net, morphism, undo)
+    measured = frozenset[str]() if shown is None else settled(networks(net), morphism, shown)
+    told = replace(prepared, morphism=with_notes(morphism, unsettled(morphism, measured, shown is not None)))
+    if measured:
+        entry = replace(entry, used=entry.used or "norms")
+    after = _outputs(net, batch, loss)
+    if before is None or after is None:
+        return Done(told.receipt(), entry, swap)
+    error = relative_error(after[0], before[0])
+    losses = None if loss is None else (before[1], after[1])
+    _check_error(net, verdict, error, entry)
+    if isinstance(verdict, Approximate):
+        verdict = replace(verdict, measured=error)
+    return Done(told.receipt(verdict, error, losses), entry, swap)
 
 
 def undo(net: Network) -> Receipt:
@@ -153,6 +172,8 @@ def undo(net: Network) -> Receipt:
     if not net.journal.entries:
         raise RefusedError("there is nothing to undo")
     entry = net.journal.entries[-1]
+    if entry.after != net.graph.digest:
+        raise RefusedError(f"`{entry.rewrite}` cannot be undone: the network is not what it made")
     morphism = net.journal.morphisms.get(entry.number)
     inverse = morphism and morphism.inverse()
     if inverse is None:
@@ -162,10 +183,17 @@ def undo(net: Network) -> Receipt:
     if net.has_pending_backward:
         raise RefusedError("a forward pass was recorded and its backward pass has not run; run it before undoing")
     verdict = registry.call("prove", inverse, net.params)
-    applied = apply(net, inverse)
-    applied.commit()
-    net.journal.entries.pop()
-    del net.journal.morphisms[entry.number]
+    undo: Undo = []
+    try:
+        with trainable():
+            swap = apply(net, inverse, undo)
+        undo.append(partial(net.journal.become, net.journal.copy()))
+        net.journal.entries.pop()
+        del net.journal.morphisms[entry.number]
+    except BaseException:
+        put_back(undo)
+        raise
+    swap.commit()
     seconds = time.perf_counter() - started
     return Receipt(f"undo {entry.rewrite}", verdict, (), None, None, seconds, inverse)
 
@@ -193,13 +221,13 @@ def relative_error(new: Any, old: Any) -> float:
     return worst
 
 
-def _check_error(net: Network, verdict: Any, error: float, text: str, seed: int) -> None:
+def _check_error(net: Network, verdict: Verdict, error: float, entry: Entry) -> None:
     dtype = next((p.dtype for p in net.params.values() if p.is_floating_point()), torch.float32)
     bound = ERROR_BOUND.get(dtype)
     if isinstance(verdict, Exact) and bound is not None and not error <= bound:
         raise CompilerBug(
-            f"`{text}` was proved {verdict} and measured {error:.3g}; it was rolled back. Please report this with "
-            f"the seed {seed} and the program:\n{net.graph}"
+            f"`{entry.rewrite}` was proved {verdict} and measured {error:.3g}; it was rolled back. Please report this "
+            f"with the seed {entry.seed} and the program:\n{net.graph}"
         )
 
 

@@ -63,10 +63,17 @@ def test_a_norm_behind_another_sees_what_the_first_now_gives():
     torch.testing.assert_close(net.params["b.running_var"][4:], seen.var(0))
 
 
-def test_a_single_value_has_no_variance():
+@pytest.mark.parametrize("samples", [0, 1])
+def test_a_single_value_has_no_variance(samples):
     text = "net n(x: [3]) { return x |> h: dense(4) |> bn: batchnorm |> relu |> dense(2) }"
-    net, _ = grown(torch.randn(1, 3, dtype=torch.float64), text=text)
+    net, receipt = grown(torch.randn(samples, 3, dtype=torch.float64), text=text)
     assert torch.equal(net.params["bn.running_var"], torch.ones(7, dtype=torch.float64))
+    assert "the new units of `bn` are 0 and 1, the batch has too few samples" in str(receipt)
+    assert net.journal[0].used == ""
+    images = "net n(x: [3, 4, 4]) { return x |> h: conv(4, kernel = 1) |> bn: batchnorm |> relu |> avgpool |> dense(2) }"
+    net, receipt = grown(torch.randn(max(samples, 1), 3, 4, 4, dtype=torch.float64), text=images)
+    assert not receipt.notes, "positions are values enough"
+    assert net.journal[0].used == "norms"
 
 
 def test_averages_have_statistics_of_their_own():

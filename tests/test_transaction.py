@@ -193,6 +193,66 @@ def test_what_was_removed_cannot_be_undone():
 # resources -----------------------------------------------------------------------------------------------------------
 
 
+def test_hooks_on_parameters_follow():
+    """Those that change gradients, and optimizers that step in the backward pass."""
+    net, opt = trained()
+    heard = []
+    kept = net.params["head.weight"].register_hook(lambda g: heard.append("hook") or torch.zeros_like(g))
+    net.params["a.weight"].register_post_accumulate_grad_hook(lambda p: heard.append(tuple(p.shape)))
+    net.rewrite(GrowUnits("a", 1))
+    net.rewrite(GrowUnits("b", 2))
+    before = net.params["head.weight"].clone()
+    opt.zero_grad()
+    net(batch(net)).square().mean().backward()
+    assert sorted(map(str, heard)) == ["(9, 6)", "hook"]
+    assert not net.params["head.weight"].grad.any()
+    kept.remove()
+    step(net, opt)
+    assert not torch.equal(net.params["head.weight"], before)
+    assert heard.count("hook") == 1, "the handle of its owner goes on working"
+
+
+def test_a_failed_rewrite_leaves_hooks_alone(monkeypatch):
+    net, opt = trained()
+    heard = []
+    net.params["a.weight"].register_hook(lambda g: heard.append(1))
+    monkeypatch.setattr(swap, "check_invariants", lambda *a: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        net.rewrite(GrowUnits("a", 1))
+    step(net, opt)
+    assert heard == [1]
+
+
+@pytest.mark.parametrize(
+    ("text", "pass_", "name"),
+    [
+        ("net n(x: [3]) { return x |> c: dense(4) |> d: dense(2) }", "fuse_linear(c)", "d.weight"),
+        (
+            "net n(x: [3, 4, 4]) { return x |> c: conv(4, kernel = 1) |> bn: batchnorm |> avgpool |> dense(2) }",
+            "fold_batch_norm(bn)",
+            "c.weight",
+        ),
+    ],
+)
+def test_a_gradient_that_cannot_follow_is_told_of(text, pass_, name):
+    net = build(text, seed=1).eval()
+    assert not net.rewrite(pass_).notes
+    net = build(text, seed=1).eval()
+    net(torch.randn(2, *net.graph.shape("x"))).square().mean().backward()
+    notes = net.rewrite(pass_).notes
+    assert any(note.startswith(f"the gradient that waits at `{name}` is gone") for note in notes)
+
+
+def test_parameters_of_others_have_no_vote_on_the_group_of_a_new_one():
+    net = build(MLP, seed=1)
+    others = nn.ModuleList(nn.Linear(3, 3) for _ in range(20))
+    opt = torch.optim.SGD([{"params": others.parameters(), "lr": 1e-5}, {"params": net.parameters(), "lr": 1e-2}], lr=1)
+    net.track(opt)
+    net.rewrite(InsertLayer("relu_1"))
+    groups = [g["lr"] for g in opt.param_groups for p in g["params"] if p is net.params["relu_1_deep1.layer.weight"]]
+    assert groups == [1e-2]
+
+
 def test_old_modules_and_tensors_are_let_go():
     net, opt = trained()
     module, weight = weakref.ref(net.module), weakref.ref(net.params["a.weight"])

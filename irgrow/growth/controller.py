@@ -32,7 +32,7 @@ from irgrow.growth.rates import Tuner
 from irgrow.growth.recent import Batch, Recent, joined
 from irgrow.growth.rules import GrowthProgram, Rule
 from irgrow.journal import DEPTH, Receipt
-from irgrow.morphism import Morphism
+from irgrow.morphism import Morphism, with_notes
 from irgrow.network import Network
 from irgrow.passes import Pass, View, needs, plan
 from irgrow.passes.records.base import Record, Watch
@@ -41,11 +41,14 @@ from irgrow.transaction import rewrite
 from irgrow.verdict import Refused
 
 
+UNTRACKED = "no optimizer is tracked, so the new parameters do not learn; call `net.track(optimizer)`"
+
+
 class Controller:
     """Runs a growth program on a network.
 
     Args:
-        net: The network; its optimizers should be tracked.
+        net: The network; its optimizers should be tracked, or what is new does not learn (receipts say so).
         program: The rules.
         steps_per_epoch: For rules that count epochs.
 
@@ -289,7 +292,14 @@ class Controller:
         else:
             self._attach()
             self._refresh(receipt)
-        yield replace(receipt, sites=(site,))
+        yield self._told(receipt, site)
+
+    def _told(self, receipt: Receipt, site: str) -> Receipt:
+        """Return what to tell people of a rewrite: where it was asked for, and if what is new will not learn."""
+        morphism = receipt.morphism
+        if morphism is not None and morphism.touched and self.net.training and not self.net.tracked:
+            morphism = with_notes(morphism, [UNTRACKED])
+        return replace(receipt, sites=(site,), morphism=morphism)
 
     def _rewrite(
         self,

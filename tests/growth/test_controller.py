@@ -53,6 +53,18 @@ def test_convolutions_grow_by_the_running_maximum(name):
     assert all(r.verdict.preserves for r in run.receipts)
 
 
+def test_growth_nobody_trains_is_told():
+    program = only(rule(when=Schedule(1)))
+    net = build(MLP)
+    untracked, offline = Controller(net, program).step(), Controller(build(MLP).eval(), program).step()
+    assert all("no optimizer is tracked" in str(r) for r in untracked)
+    assert not any(r.notes for r in offline), "nothing is trained"
+    assert untracked
+    assert offline
+    net.track(torch.optim.SGD(net.parameters(), lr=0.1))
+    assert not any(r.notes for r in Controller(net, program).step())
+
+
 def test_a_trigger_that_is_satisfied_adds_nothing():
     run = Training(NorthRandomBundle(gamma=2.0).program()).run(8)
     assert run.receipts == []
