@@ -194,4 +194,4 @@ def tuned(graph: Graph) -> frozenset[str]:
 
 
 def _normalises(op: Op) -> bool:
-    return op.coupling is Coupling.STATISTICS or op.facts.batch_statistics
+    return op.coupling is Coupling.STATISTICS or op.facts.normalising

@@ -141,6 +141,7 @@ class Facts:
         entrywise: Every entry by itself, whatever dimension it stands in.
         stochastic: Draws random numbers in training mode.
         batch_statistics: In training mode the output depends on the rest of the batch.
+        normalising: Every unit is divided by the deviation of its own values, at least while training.
         additive: Its parameters are added to units or put beside them, so the mean of units goes with their mean.
         monotone: f(x) <= f(y) for x <= y.
     """
@@ -155,6 +156,7 @@ class Facts:
     entrywise: bool = False
     stochastic: bool = False
     batch_statistics: bool = False
+    normalising: bool = False
     additive: bool = False
     monotone: bool = False
 

@@ -83,7 +83,7 @@ class GradMax(Initializer):
             )
         lent = {layer for _, layer in found.borrowed}
         for behind in (next(path(graph, m), None) for m in makers(graph, atom) if m not in lent):
-            if behind is not None and behind.op.facts.batch_statistics:
+            if behind is not None and behind.op.facts.normalising:
                 raise Impossible(f"zero fan-in behind `{behind.name}`: its variance would be zero; use zero fan-out")
         if self.constraint == "frobenius" and found.lanes > 1:
             raise Impossible(

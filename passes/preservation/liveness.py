@@ -115,15 +115,25 @@ def _parted(p: Prover, name: str, atom: str) -> bool:
     return False
 
 
-def behind_batch_statistics(p: Prover) -> str | None:
-    """Return the batch norm whose new units are constant zero, or `None`.
+def normalised_zeros(p: Prover) -> str | None:
+    """Return the norm that divides constant zeros by their own deviation, or `None`.
 
     Their variance is zero, so the gradient of the fan-in is multiplied by 1 / sqrt(eps), and a fan-in of norm 1e-2
-    already changes the output by more than half.
+    already changes the output by more than half. That is so of new units behind a batch or an instance norm, and of new
+    groups of a group norm; new units that join old ones in a group are divided by the deviation of all.
     """
     for node in p.after:
-        if node.op.facts.batch_statistics and node.inputs and p.old(node) is not None:
+        if node.inputs and p.old(node) is not None and _apart(p, node):
             read = p.known[node.inputs[0]]
             if _has_new(read) and _new_is_zero(read):
                 return node.name
     return None
+
+
+def _apart(p: Prover, node: Node) -> bool:
+    """Whether new units are normalised without any old one."""
+    if node.op.coupling is not Coupling.STATISTICS:
+        return node.op.facts.normalising
+    _, groups = node.op.normalises(p.before.signatures[node.name])
+    m = p.map_of(groups)
+    return m is not None and bool((m == NEW).any())

@@ -37,7 +37,7 @@ from irgrow.passes.base import Context, Pass
 from irgrow.passes.initializers.base import Initializer, Newborns
 from irgrow.passes.initializers.random import Random
 from irgrow.passes.preservation import Prover
-from irgrow.passes.preservation.liveness import behind_batch_statistics
+from irgrow.passes.preservation.liveness import normalised_zeros
 from irgrow.passes.primitives import FillOf, by_role, resize
 from irgrow.passes.sharing import filled_up, regained
 
@@ -178,6 +178,6 @@ class GrowUnits(Pass):
         """Refuse a zero fan-in that is not zero where it is read, or whose first step would be a leap."""
         prover = Prover(morphism)
         prover.run()
-        if norm := behind_batch_statistics(prover):
+        if norm := normalised_zeros(prover):
             raise Impossible(f"zero fan-in behind `{norm}`: its variance would be zero; use zero fan-out")
         return morphism

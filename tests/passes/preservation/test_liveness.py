@@ -8,7 +8,7 @@ from irgrow.backends import random_params
 from irgrow.fills import ZERO, Normal
 from irgrow.grammar import parse
 from irgrow.passes import Prover
-from irgrow.passes.preservation.liveness import behind_batch_statistics, newborns_without_gradient
+from irgrow.passes.preservation.liveness import newborns_without_gradient, normalised_zeros
 from irgrow.testing.numbers import carried, gradients, output_weights, random_inputs
 
 
@@ -63,14 +63,35 @@ def test_gates():
     assert not dead(resized(half, reads=Normal(1.0), **NEW))
 
 
-def test_batch_norm_between():
-    graph = net("h: dense(4) |> bn: batchnorm |> gelu |> dense(2)")
-    prover = Prover(resized(graph, reads=Normal(1.0), **NEW))
+IMAGE = "x: [2, 4, 4]"
+
+
+@pytest.mark.parametrize(
+    ("graph", "edit"),
+    [
+        (net("h: dense(4) |> norm: batchnorm |> gelu |> dense(2)"), NEW),
+        (net("h: conv(4, kernel = 1) |> norm: instancenorm |> gelu |> avgpool |> dense(2)", IMAGE), NEW),
+        (
+            net("h: conv(4, kernel = 1) |> norm: groupnorm(2) |> gelu |> avgpool |> dense(2)", IMAGE),
+            {"norm_DOT_groups": [0, 1, -1]},
+        ),
+    ],
+    ids=["batch", "instance", "group"],
+)
+def test_norms_between(graph, edit):
+    assert normalised(graph, reads=Normal(1.0), **edit) == "norm"
+    assert normalised(graph, Normal(1.0), **edit) is None
+
+
+def test_zeros_may_join_a_group():
+    graph = net("h: conv(4, kernel = 1) |> norm: groupnorm(2) |> gelu |> avgpool |> dense(2)", IMAGE)
+    assert normalised(graph, reads=Normal(1.0), norm_DOT_members=[0, 1, -1]) is None
+
+
+def normalised(*args, **options):
+    prover = Prover(resized(*args, **options))
     prover.run()
-    assert behind_batch_statistics(prover) == "bn"
-    prover = Prover(resized(graph, Normal(1.0), **NEW))
-    prover.run()
-    assert behind_batch_statistics(prover) is None
+    return normalised_zeros(prover)
 
 
 def test_attention_and_permutations():

@@ -7,7 +7,7 @@ import torch
 from irgrow.backends import random_params
 from irgrow.grammar import parse
 from irgrow.network import build
-from irgrow.passes import GrowUnits, plan
+from irgrow.passes import GradMax, GrowUnits, plan
 from irgrow.testing import assert_preserves
 from irgrow.testing.laws import Case, gradients_follow, verdict_is_sound
 from irgrow.testing.numbers import carried
@@ -256,9 +256,16 @@ def test_zero_fan_in_is_zero_once_where_layers_pass_units_on(through):
     assert_preserves(graph, GrowUnits("h", 2, zero="fan_in"))
 
 
-def test_zero_fan_in_behind_batch_norm_is_refused():
-    graph = parse("net n(x: [4]) { return x |> h: dense(5) |> bn: batchnorm |> gelu |> dense(2) }")
-    assert "zero fan-in behind `bn`" in plan(GrowUnits("h", 2, zero="fan_in"), graph).verdict.reason
+@pytest.mark.parametrize(
+    ("norm", "axis"), [("batchnorm", "h"), ("instancenorm", "h"), ("groupnorm(2)", "bn.groups")]
+)
+def test_zero_fan_in_behind_a_norm_of_its_own_is_refused(norm, axis):
+    text = f"net n(x: [2, 4, 4]) {{ return x |> h: conv(4, kernel = 3) |> bn: {norm} |> gelu |> avgpool |> dense(2) }}"
+    assert "zero fan-in behind `bn`" in plan(GrowUnits(axis, 1, zero="fan_in"), parse(text)).verdict.reason
+    assert plan(GrowUnits(axis, 1), parse(text)).verdict.preserves
+    batch, loss = torch.randn(3, 2, 4, 4), lambda y: y.square().mean()
+    verdict = build(text).rewrite(GrowUnits(axis, 1, GradMax()), statistics=batch, loss=loss).verdict
+    assert "zero fan-in behind `bn`" in verdict.reason
 
 
 @pytest.mark.parametrize("function", ["sigmoid", "softplus", "hardsigmoid"])
