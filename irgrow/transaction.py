@@ -32,6 +32,9 @@ from irgrow.verdict import Approximate, Exact, Refused, Verdict, required
 ERROR_BOUND = {torch.float64: 1e-8, torch.float32: 1e-2}
 """A rewrite proved exact whose measured error is beyond this is a bug of ours, and is rolled back."""
 
+ROUNDINGS = 1000
+"""How many roundings of the largest number a network computes its outputs may differ by all the same."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -160,7 +163,7 @@ def _carried_out(net: Network, prepared: Prepared, evidence: Evidence, undo: Und
         return Done(told.receipt(), entry, swap)
     error = relative_error(after[0], before[0])
     losses = None if loss is None else (before[1], after[1])
-    _check_error(net, verdict, error, entry)
+    _check_error(net, verdict, error, entry, partial(_is_rounding, net, evidence, after[0], before[0]))
     if isinstance(verdict, Approximate):
         verdict = replace(verdict, measured=error)
     return Done(told.receipt(verdict, error, losses), entry, swap)
@@ -216,19 +219,35 @@ def relative_error(new: Any, old: Any) -> float:
     for a, b in zip(new if isinstance(new, tuple) else (new,), old if isinstance(old, tuple) else (old,), strict=True):
         if a.shape != b.shape:
             return float("inf")
-        scale = max(float(b.abs().max()), torch.finfo(b.dtype).tiny) if b.numel() else 1.0
-        worst = max(worst, float((a - b).abs().max()) / scale if b.numel() else 0.0)
+        apart, scale = (float(v.abs().max()) if v.numel() else 0.0 for v in (a - b, b))
+        worst = max(worst, apart / scale if scale > 0 else float("inf") if apart > 0 else 0.0)
     return worst
 
 
-def _check_error(net: Network, verdict: Verdict, error: float, entry: Entry) -> None:
-    dtype = next((p.dtype for p in net.params.values() if p.is_floating_point()), torch.float32)
-    bound = ERROR_BOUND.get(dtype)
-    if isinstance(verdict, Exact) and bound is not None and not error <= bound:
+def _check_error(net: Network, verdict: Verdict, error: float, entry: Entry, is_rounding: Callable[[], bool]) -> None:
+    bound = ERROR_BOUND.get(_precision(net))
+    if isinstance(verdict, Exact) and bound is not None and not error <= bound and not is_rounding():
         raise CompilerBug(
             f"`{entry.rewrite}` was proved {verdict} and measured {error:.3g}; it was rolled back. Please report this "
             f"with the seed {entry.seed} and the program:\n{net.graph}"
         )
+
+
+def _precision(net: Network) -> torch.dtype:
+    return next((p.dtype for p in net.params.values() if p.is_floating_point()), torch.float32)
+
+
+def _is_rounding(net: Network, evidence: Evidence, new: Any, old: Any) -> bool:
+    """Return whether outputs differ by no more than what rounding makes of the largest number on the way to them.
+
+    Outputs in which large numbers cancel are all rounding, and differ from themselves in another order.
+    """
+    assert evidence.batch is not None
+    values = probe(net.graph, net.module, net.params, evidence.batch, tuple(net.graph.by_name)).values.values()
+    largest = max(float(v.abs().max()) for v in values if v.is_floating_point() and v.numel())
+    pairs = zip(new if isinstance(new, tuple) else (new,), old if isinstance(old, tuple) else (old,), strict=True)
+    apart = max(float((a - b).abs().max()) for a, b in pairs if b.numel())
+    return apart <= ROUNDINGS * torch.finfo(_precision(net)).eps * largest
 
 
 def _probed(net: Network, pass_: Any, batch: tuple[Tensor, ...] | None, loss: Callable[..., Tensor] | None) -> Probed:

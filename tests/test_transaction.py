@@ -132,6 +132,28 @@ def test_a_wrong_proof_is_caught_by_the_measurement_and_rolled_back(monkeypatch)
     assert same_snapshot(before, snapshot(net)) is None
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("pass_", ["grow_units(h, 2)", "split_units(h)", "duplicate_units(h)"])
+def test_outputs_in_which_everything_cancels_are_no_bug(pass_, dtype):
+    """What is left of them is rounding, and another order of adding up gives another rounding."""
+    net = build("net n(x: [5]) { return x |> h: dense(6) |> tanh |> head: dense(2) }", seed=1, dtype=dtype)
+    with torch.no_grad():
+        for name in ("h.weight", "h.bias"):
+            net.params[name][3:] = net.params[name][:3]
+        net.params["head.weight"][:, 3:] = -net.params["head.weight"][:, :3]
+        net.params["head.bias"].zero_()
+    x = torch.randn(7, 5, dtype=dtype)
+    assert float(net(x).detach().abs().max()) < 1e-6
+    assert net.rewrite(pass_, batch=x).applied
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "error"), [([0.0], [0.0], 0.0), ([1e-30], [0.0], float("inf")), ([3.0], [2.0], 0.5)]
+)
+def test_relative_errors(new, old, error):
+    assert transaction.relative_error(torch.tensor(new).double(), torch.tensor(old).double()) == error
+
+
 def test_passes_as_text_and_their_mistakes():
     net, _ = trained()
     assert net.rewrite("grow_units(a, 2)").applied
