@@ -7,7 +7,7 @@ float64 from the generator it is given, so that one seed means the same tensor o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from math import prod, sqrt
 from typing import Any, ClassVar
@@ -17,6 +17,12 @@ from numpy.typing import NDArray
 
 from irgrow.errors import OptionError
 from irgrow.shapes import Array
+
+WriteArray = Callable[[NDArray[Any]], Any]
+"""Returns what is written for an array."""
+
+ReadArray = Callable[[Any], NDArray[Any]]
+"""Returns the array for what was written."""
 
 
 def generator(seed: int, *names: object) -> np.random.Generator:
@@ -263,22 +269,22 @@ FILLS: dict[str, type[Fill]] = {
 }
 
 
-def fill_to_json(fill: Fill) -> dict[str, Any]:
-    """Return a JSON form of a fill."""
+def fill_to_json(fill: Fill, array: WriteArray = np.ndarray.tolist) -> dict[str, Any]:
+    """Return a JSON form of a fill; `array` says how arrays are written."""
     values = {f.name: getattr(fill, f.name) for f in fields(fill)}
     if isinstance(fill, Given):
-        values = {"values": fill.values.tolist(), "shape": list(fill.values.shape)}
+        values = {"values": array(fill.values), "shape": list(fill.values.shape)}
     if isinstance(fill, Masked):
-        values = {"inner": fill_to_json(fill.inner), "zeros": list(fill.zeros)}
+        values = {"inner": fill_to_json(fill.inner, array), "zeros": list(fill.zeros)}
     return {"kind": fill.kind, **values}
 
 
-def fill_from_json(data: Mapping[str, Any]) -> Fill:
-    """Read a fill back."""
+def fill_from_json(data: Mapping[str, Any], array: ReadArray = np.array) -> Fill:
+    """Read a fill back; `array` says how arrays were written."""
     options: dict[str, Any] = {k: tuple(v) if k in ("blocks", "zeros") else v for k, v in data.items() if k != "kind"}
     if data["kind"] == "masked":
-        options["inner"] = fill_from_json(options["inner"])
+        options["inner"] = fill_from_json(options["inner"], array)
     if data["kind"] == "given":
         shape = options.pop("shape")
-        options["values"] = np.array(options["values"], dtype=np.float64).reshape(shape)
+        options["values"] = np.array(array(options["values"]), dtype=np.float64).reshape(shape)
     return FILLS[data["kind"]](**options)

@@ -8,7 +8,7 @@ slots, averages and masks; `irgrow.transfer` applies them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from irgrow.axes import NEW, IndexMap, Layout, layout
 from irgrow.errors import CompilerBug
-from irgrow.fills import ZERO, Fill, Given, fill_from_json, fill_to_json
+from irgrow.fills import ZERO, Fill, Given
 from irgrow.graph import Graph
 
 Scale = NDArray[np.float64]
@@ -223,6 +223,11 @@ class Morphism:
         return Morphism(self.after, self.before, transfers, edits, self.seed, f"undo: {self.summary}")
 
 
+def with_notes(morphism: Morphism, notes: Sequence[str]) -> Morphism:
+    """Return a rewrite with more to tell people."""
+    return replace(morphism, notes=(*morphism.notes, *notes)) if notes else morphism
+
+
 def _blends(t: Transfer) -> bool:
     if isinstance(t, Chain):
         return any(_blends(part.transfer) for step in t.steps for part in (step, *step.reads))
@@ -305,88 +310,3 @@ def describe(t: Transfer) -> str:
             return f"new ({fill})"
         case Chain(steps):
             return ", then ".join(describe(step.transfer) for step in steps)
-
-
-# JSON ----------------------------------------------------------------------------------------------------------------
-
-
-def transfer_to_json(t: Transfer) -> dict[str, Any]:
-    """Return a JSON form of a transfer."""
-    match t:
-        case Keep(name):
-            return {"kind": "keep", "name": name}
-        case Select():
-            return {
-                "kind": "select",
-                "name": t.name,
-                "maps": [_list(m) for m in t.maps],
-                "fills": [fill_to_json(f) for f in t.fills],
-                "scale": [_list(s) for s in t.scale],
-                "grad": [_list(g) for g in t.grad],
-                "noise": list(t.noise),
-                "plus": _plus_to_json(t.plus),
-                "drawn": t.drawn,
-            }
-        case Cut(name, kept):
-            return {"kind": "cut", "name": name, "kept": kept.tolist()}
-        case Gather():
-            fill = fill_to_json(t.fill)
-            return {"kind": "gather", "name": t.name, "index": t.index.tolist(), "shape": list(t.shape), "fill": fill}
-        case Compute(rule, names, options):
-            return {"kind": "compute", "rule": rule, "names": list(names), "options": dict(options)}
-        case New(fill, fan_in):
-            return {"kind": "new", "fill": fill_to_json(fill), "fan_in": fan_in}
-        case Chain(steps):
-            return {"kind": "chain", "steps": [_step_to_json(s) for s in steps]}
-
-
-def transfer_from_json(data: Mapping[str, Any]) -> Transfer:
-    """Read a transfer back."""
-    match data["kind"]:
-        case "keep":
-            return Keep(data["name"])
-        case "select":
-            maps = tuple(None if m is None else np.array(m, dtype=np.int64) for m in data["maps"])
-            fills = tuple(fill_from_json(f) for f in data["fills"])
-            scale, grad = (tuple(None if s is None else np.array(s) for s in data[k]) for k in ("scale", "grad"))
-            plus = _plus_from_json(data["plus"])
-            return Select(
-                data["name"], maps, fills, scale, grad, tuple(data["noise"]), plus, data.get("drawn", "normal")
-            )
-        case "cut":
-            return Cut(data["name"], np.array(data["kept"], dtype=bool))
-        case "gather":
-            index = np.array(data["index"], dtype=np.int64)
-            return Gather(data["name"], index, tuple(data["shape"]), fill_from_json(data["fill"]))
-        case "compute":
-            options = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in data["options"].items())
-            return Compute(data["rule"], tuple(data["names"]), options)
-        case "new":
-            return New(fill_from_json(data["fill"]), data["fan_in"])
-        case "chain":
-            return Chain(tuple(_step_from_json(*step) for step in data["steps"]))
-    raise CompilerBug(f"unknown transfer {data['kind']!r}")
-
-
-def _step_to_json(s: Step) -> list[Any]:
-    return [transfer_to_json(s.transfer), s.seed, s.name, list(s.shape), [_step_to_json(r) for r in s.reads]]
-
-
-def _step_from_json(t: Any, seed: int, name: str, shape: Sequence[int], reads: Sequence[Any] = ()) -> Step:
-    return Step(transfer_from_json(t), seed, name, tuple(shape), tuple(_step_from_json(*r) for r in reads))
-
-
-def _plus_to_json(plus: Compute | Given | None) -> dict[str, Any] | None:
-    if plus is None:
-        return None
-    return fill_to_json(plus) if isinstance(plus, Given) else transfer_to_json(plus)
-
-
-def _plus_from_json(data: Mapping[str, Any] | None) -> Any:
-    if data is None:
-        return None
-    return fill_from_json(data) if data["kind"] == "given" else transfer_from_json(data)
-
-
-def _list(values: NDArray[Any] | None) -> list[Any] | None:
-    return None if values is None else values.tolist()

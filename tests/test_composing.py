@@ -22,11 +22,10 @@ from irgrow.morphism import (
     Select,
     predecessor,
     source_of,
-    transfer_from_json,
-    transfer_to_json,
 )
 from irgrow.passes import Context, GrowUnits, PruneUnits, plan
 from irgrow.transfer import carried_params
+from irgrow.transfer_json import transfer_from_json, transfer_to_json
 
 GRAPH = parse("net n(x: [3]) { return x |> a: dense(5) |> relu |> b: dense(5) |> relu |> c: dense(5) }")
 TURN = np.array([4, 2, 0, 1, 3])

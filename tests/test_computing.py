@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from irgrow.computing import RULES, compute
-from irgrow.morphism import Compute, describe, predecessor, transfer_from_json, transfer_to_json
+from irgrow.morphism import Compute, describe, predecessor
+from irgrow.transfer_json import transfer_from_json, transfer_to_json
 
 RNG = np.random.default_rng(0)
 OLD = {

@@ -1,7 +1,5 @@
 """Morphisms: transfers, composition, inverse and JSON."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -14,16 +12,10 @@ from irgrow.errors import CompilerBug, OptionError
 from irgrow.fills import ONES, ZERO, Constant, Given, XavierUniform
 from irgrow.grammar import parse
 from irgrow.morphism import (
-    Chain,
     Gather,
     Keep,
     Morphism,
-    New,
     Select,
-    Step,
-    describe,
-    transfer_from_json,
-    transfer_to_json,
 )
 from irgrow.passes import Context, GrowUnits, InsertLayer, PruneUnits, plan
 from irgrow.testing import graphs, rewrites
@@ -189,23 +181,6 @@ def test_removals_have_no_inverse():
     graph = parse(NET)
     assert plan(PruneUnits("a", (1,)), graph).morphism.inverse() is None
     assert plan(InsertLayer("relu_1"), graph).morphism.inverse() is not None
-
-
-@pytest.mark.parametrize(
-    "transfer",
-    [
-        Keep("a"),
-        select([0, NEW], None, fills=(XavierUniform(), ZERO), scale=(np.array([0.5, 1.0]), None)),
-        Gather("a", np.array([0, NEW, 2]), (3,), ONES),
-        New(XavierUniform(), 7),
-        Chain((Step(Keep("a"), 1, "a", (2,)), Step(select([NEW]), 2, "b", (1,)))),
-    ],
-    ids=lambda t: type(t).__name__,
-)
-def test_transfers_survive_json(transfer):
-    data = json.loads(json.dumps(transfer_to_json(transfer)))
-    assert transfer_to_json(transfer_from_json(data)) == transfer_to_json(transfer)
-    assert describe(transfer_from_json(data)) == describe(transfer)
 
 
 def test_a_morphism_prints_what_it_touches():

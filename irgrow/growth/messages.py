@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -22,7 +24,8 @@ from torch import Tensor
 from irgrow import registry
 from irgrow.errors import UserError
 from irgrow.graph import Graph
-from irgrow.morphism import Morphism, transfer_from_json, transfer_to_json
+from irgrow.morphism import Morphism
+from irgrow.transfer_json import transfer_from_json, transfer_to_json
 from irgrow.verdict import Approximate, Changes, Exact, Improving, Refused, Verdict
 
 FRAME = 512
@@ -142,19 +145,16 @@ class Channel:
 
 # morphisms -----------------------------------------------------------------------------------------------------------
 
-_ARRAYS = ("values", "kept", "index")
-_LISTS = ("maps", "scale", "grad")
-
 
 def morphism_message(morphism: Morphism) -> Message:
     """Return a morphism as a message."""
     tensors: dict[str, Tensor] = {}
-    transfers = {n: _lifted(transfer_to_json(t), tensors) for n, t in morphism.transfers.items()}
+    put = partial(_put, tensors)
     data = {
         "before": morphism.before.digest,
         "after": str(morphism.after),
-        "transfers": transfers,
-        "edits": {atom: _put(m, tensors) for atom, m in morphism.edits.items()},
+        "transfers": {name: transfer_to_json(t, put) for name, t in morphism.transfers.items()},
+        "edits": {atom: put(m) for atom, m in morphism.edits.items()},
         "seed": morphism.seed,
         "summary": morphism.summary,
         "by_numbers": morphism.by_numbers,
@@ -172,50 +172,21 @@ def morphism_of(message: Message, before: Graph) -> Morphism:
     if message["before"] != before.digest:
         raise ParallelError(f"the edit is of the program {message['before'][:12]}, this one is {before.digest[:12]}")
     after: Graph = registry.call("parse", message["after"])
-    transfers = {n: transfer_from_json(_lowered(t, message.tensors)) for n, t in message["transfers"].items()}
-    edits = {atom: message.tensors[key].numpy() for atom, key in message["edits"].items()}
+
+    def array(key: str) -> NDArray[Any]:
+        return message.tensors[key].numpy()
+
+    transfers = {name: transfer_from_json(t, array) for name, t in message["transfers"].items()}
+    edits = {atom: array(key) for atom, key in message["edits"].items()}
     rest = (message["seed"], message["summary"], message["by_numbers"], tuple(message["notes"]))
     return Morphism(before, after, {n: transfers[n] for n in after.params}, edits, *rest)
 
 
-def _put(values: Any, tensors: dict[str, Tensor]) -> str:
+def _put(tensors: dict[str, Tensor], values: NDArray[Any]) -> str:
+    """Put an array among the tensors of a message and return its name there."""
     key = str(len(tensors))
-    tensors[key] = torch.from_numpy(np.array(values))
+    tensors[key] = torch.from_numpy(np.array(values, order="C"))
     return key
-
-
-def _lifted(data: Any, tensors: dict[str, Tensor]) -> Any:
-    """Replace the arrays in a JSON form by the names of tensors."""
-    if isinstance(data, list):
-        return [_lifted(value, tensors) for value in data]
-    if not isinstance(data, dict):
-        return data
-    found: dict[str, Any] = {}
-    for key, value in data.items():
-        if key in _ARRAYS:
-            found[key] = _put(value, tensors)
-        elif key in _LISTS:
-            found[key] = [None if v is None else _put(v, tensors) for v in value]
-        else:
-            found[key] = _lifted(value, tensors)
-    return found
-
-
-def _lowered(data: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Put the arrays back."""
-    if isinstance(data, list):
-        return [_lowered(value, tensors) for value in data]
-    if not isinstance(data, dict):
-        return data
-    found: dict[str, Any] = {}
-    for key, value in data.items():
-        if key in _ARRAYS:
-            found[key] = tensors[value].numpy()
-        elif key in _LISTS:
-            found[key] = [None if v is None else tensors[v].numpy() for v in value]
-        else:
-            found[key] = _lowered(value, tensors)
-    return found
 
 
 # verdicts ------------------------------------------------------------------------------------------------------------

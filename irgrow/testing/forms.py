@@ -15,10 +15,10 @@ from irgrow import registry
 from irgrow.attributes import textual_name
 from irgrow.errors import ProgramError
 from irgrow.grammar import parse, parse_pass
-from irgrow.morphism import transfer_from_json, transfer_to_json
 from irgrow.passes import Pass
 from irgrow.testing.cases import Case
 from irgrow.testing.numbers import carried
+from irgrow.transfer_json import transfer_from_json, transfer_to_json
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Data-parallel growth with real processes: equal to one process, the same edit everywhere, divergence told to all."""
 
-import numpy as np
 import pytest
 import torch
 from live import CNN, MLP
@@ -8,23 +7,11 @@ from parties import MASKED, PLAIN, TANH, Training
 from processes import Processes
 from scenarios import SALIENCIES, convolutions, scores, wide
 
-from irgrow.axes import NEW
 from irgrow.errors import OptionError
-from irgrow.fills import Constant, Given, Masked, Normal
 from irgrow.growth import GrowthProgram
 from irgrow.growth.agreement import digest, fingerprints
-from irgrow.growth.messages import (
-    Message,
-    ParallelError,
-    morphism_message,
-    morphism_of,
-    verdict_from_json,
-    verdict_to_json,
-)
 from irgrow.growth.parallel import DataParallel, ParallelController
-from irgrow.morphism import Chain, Compute, Cut, Gather, Keep, Morphism, New, Select, Step, transfer_to_json
 from irgrow.network import build
-from irgrow.verdict import Approximate, Changes, Exact, Improving, Refused
 
 
 @pytest.fixture(scope="module")
@@ -260,82 +247,6 @@ def test_a_training_of_several_is_taken_up_again(together):
         same(each["whole"]["params"], each["resumed"]["params"])
         same(each["whole"]["slots"], each["resumed"]["slots"])
         assert each["whole"]["journal"] == each["resumed"]["journal"]
-
-
-# messages ------------------------------------------------------------------------------------------------------------
-
-
-def sent(morphism):
-    return morphism_of(Message.unpacked(morphism_message(morphism).packed()), morphism.before)
-
-
-@pytest.mark.parametrize("text", [MLP, CNN], ids=["mlp", "cnn"])
-def test_a_morphism_arrives_bit_for_bit(text):
-    net = build(text, seed=1, dtype=torch.float64)
-    net.rewrite("grow_units(a, 3)" if text == MLP else "grow_units(c1, 3)")
-    morphism = net.journal.morphisms[0]
-    found = sent(morphism)
-    assert found.after == morphism.after
-    assert list(found.transfers) == list(morphism.transfers)
-    assert found.seed == morphism.seed
-    assert str(found) == str(morphism)
-    for name, transfer in morphism.transfers.items():
-        assert transfer_to_json(found.transfers[name]) == transfer_to_json(transfer)
-
-
-def test_every_kind_of_transfer_arrives_bit_for_bit():
-    net = build(MLP, seed=1, dtype=torch.float64)
-    graph, numbers = net.graph, np.random.default_rng(0).normal(size=(2, 6)) * 1e-300
-    grown = np.append(np.arange(8), [NEW, NEW])
-    select = Select(
-        "a.weight",
-        (grown, None),
-        (Given(numbers), Masked(Normal(0.3), (1,))),
-        (np.linspace(0, 1, 10) / 3, None),
-        (None, None),
-        (0.0, 0.1),
-        Compute("rule", ("a.weight", "b.weight"), (("eps", 1e-5), ("dims", (1, 2)))),
-    )
-    transfers = dict.fromkeys(graph.params, Keep("a.weight")) | {
-        "a.weight": select,
-        "a.bias": Gather("a.bias", np.array([3, NEW, 1]), (3,), Constant(0.1)),
-        "b.weight": Cut("b.weight", np.arange(56).reshape(7, 8) % 3 == 0),
-        "b.bias": New(Normal(0.1), 8),
-        "head.weight": Chain((Step(select, 5, "x", (10, 6), (Step(Keep("b.bias"), 6, "y", (7,)),)),)),
-        "head.bias": Select("head.bias", (None,), (Constant(),), plus=Given(numbers[0, :3])),
-    }
-    morphism = Morphism(graph, graph, transfers, {"a": grown}, 2**62 + 1, "all", True, ("a note",))
-    found = sent(morphism)
-    assert (found.seed, found.summary, found.by_numbers, found.notes) == (2**62 + 1, "all", True, ("a note",))
-    assert np.array_equal(found.edits["a"], grown)
-    for name, transfer in transfers.items():
-        assert transfer_to_json(found.transfers[name]) == transfer_to_json(transfer)
-    assert isinstance(found.transfers["b.weight"], Cut)
-    assert found.transfers["b.weight"].kept.dtype == bool
-
-
-def test_an_edit_of_another_program_is_refused():
-    net = build(MLP)
-    net.rewrite("grow_units(a, 3)")
-    with pytest.raises(ParallelError, match="the edit is of the program"):
-        morphism_of(morphism_message(net.journal.morphisms[0]), net.graph)
-
-
-@pytest.mark.parametrize(
-    "verdict",
-    [Exact("eval"), Approximate("eta^2", 0.5), Improving(-0.1), Changes("why"), Refused("why", "a")],
-    ids=lambda v: v.word,
-)
-def test_verdicts_arrive(verdict):
-    assert verdict_from_json(verdict_to_json(verdict)) == verdict
-
-
-@pytest.mark.parametrize("size", [0, 1, 500, 511, 512, 513, 5000])
-def test_messages_of_any_length(size):
-    message = Message({"text": "x" * size, "of": [1, None, 0.1]}, {"t": torch.arange(size, dtype=torch.int64)})
-    found = Message.unpacked(message.packed())
-    assert dict(found) == dict(message)
-    assert torch.equal(found.tensors["t"], message.tensors["t"])
 
 
 # fingerprints --------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from irgrow.backends import random_params
 from irgrow.backends.torch_fx import lower
 from irgrow.fills import ZERO
 from irgrow.grammar import parse, parse_pass
-from irgrow.morphism import Select, describe, transfer_from_json, transfer_to_json
+from irgrow.morphism import Select, describe
 from irgrow.network import build
 from irgrow.passes import Context, GrowFirefly, plan
 from irgrow.passes.analyses.bridge import needed
@@ -26,6 +26,7 @@ from irgrow.testing.numbers import (
     weighted_loss,
 )
 from irgrow.transfer import move
+from irgrow.transfer_json import transfer_from_json, transfer_to_json
 from irgrow.verdict import Approximate, Changes
 
 MLP = "net n(x: [6]) { return x |> h: dense(5) |> tanh |> y: dense(4) |> tanh |> dense(2) }"
@@ -126,9 +127,21 @@ def test_splits_share_and_are_parted_by_noise_of_both_signs(noise):
         np.testing.assert_allclose(pair.sum(0), 0, atol=1e-16)
         size = np.linalg.norm(pair[0]) / np.linalg.norm(params["h.weight"][unit])
         assert 0.2e-4 < size < 5e-4
-        exactly = 1e-4 * np.linalg.norm(params["h.weight"], axis=1).mean()
-        assert (abs(np.linalg.norm(pair[0]) - exactly) < 1e-6 * exactly) == (noise == "uniform")
+        assert (abs(size - 1e-4) < 1e-10) == (noise == "uniform")
     assert output_error(result.morphism, params, inputs) < 1e-7
+
+
+def test_uniform_noise_is_relative_to_the_unit_it_parts():
+    graph, params, _, context = recorded(MLP)
+    params["h.weight"][0] *= 100.0
+    params["h.weight"][1] *= 0.01
+    apart = {}
+    for noise in ("uniform", "normal"):
+        chosen = Candidates(np.arange(5), np.zeros((0, 6)), {"y.weight": np.zeros((0, 7))})
+        new = carried(GrowFirefly("h", 5, 8, noise=noise)._inserted(graph, "h", chosen, context), params)["h.weight"]
+        apart[noise] = np.linalg.norm(new[5:] - params["h.weight"], axis=1) / np.linalg.norm(params["h.weight"], axis=1)
+    np.testing.assert_allclose(apart["uniform"], 1e-4, rtol=1e-6)
+    assert apart["normal"][1] > 100 * apart["normal"][0], "one size for all"
 
 
 def entries(noise, units=40, wide=500):
