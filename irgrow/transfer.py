@@ -135,23 +135,23 @@ def _parted(t: Select, new: Tensor, old: Tensor, rng: Draws) -> Tensor:
         if not size or m is None:
             continue
         noise = np.zeros(tuple(new.shape))
-        scale = size * _size(old, dim, t.drawn)
+        scales = size * _sizes(old, dim, t.drawn)
         for unit in np.unique(m[m != NEW]):
             copies = np.flatnonzero(m == unit)
             if len(copies) > 1:
                 place = (slice(None),) * dim + (copies,)
-                noise[place] = draw(draws, scale, noise[place].shape, dim)
+                noise[place] = draw(draws, float(scales[unit]), noise[place].shape, dim)
         new = new + torch.from_numpy(noise).to(new)
     return new
 
 
-def _size(old: Tensor, dim: int, drawn: str) -> float:
-    """Return what noise is relative to: the root mean square of the entries, or the mean norm of the units."""
+def _sizes(old: Tensor, dim: int, drawn: str) -> Array:
+    """Return what the noise of every unit is relative to: its norm, or the root mean square of all entries."""
     if not old.numel():
-        return 0.0
-    squares = old.double().pow(2)
-    found = squares.movedim(dim, 0).flatten(1).sum(1).sqrt() if drawn == "uniform" else squares.mean().sqrt()
-    return float(found.mean())
+        return np.zeros(old.shape[dim])
+    squares = old.detach().double().pow(2).movedim(dim, 0).flatten(1)
+    found = squares.sum(1).sqrt() if drawn == "uniform" else squares.mean().sqrt().expand(len(squares))
+    return np.asarray(found.cpu().numpy())
 
 
 def _normal(draws: np.random.Generator, scale: float, shape: tuple[int, ...], dim: int) -> Array:

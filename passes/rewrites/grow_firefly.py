@@ -14,7 +14,8 @@ On a residual stream the fan-in is that of the first layer; new units have no ot
 The fan-in gradient of a new unit is proportional to `epsilon`, that of a split is not, so that with the thesis's 1e-4
 nearly all that stay are splits. With `by = both` the gradient of the fan-out counts as well, which is not small for
 either. Splits change the function by second order in the noise (first order at kinks), new units by first order in
-`epsilon`. Uniform noise is `epsilon` times as long as the fan-ins on average, normal noise nearly so.
+`epsilon`. Uniform noise is `epsilon` times as long as the fan-in it parts; normal noise has one size for all units,
+nearly that of uniform noise on average.
 
 Source: Wu et al. (2020), Firefly neural architecture descent; Maile (2023), 6.2.3 (without training of candidates).
 """
@@ -64,7 +65,7 @@ class GrowFirefly(Pass):
         epsilon: How far apart splits are, and how much new units are read, relative to the weights; at least 1e-6,
             below which float32 would not tell splits apart.
         by: Whether candidates are compared by the gradient of their `fan_in`, or of `both` sides.
-        noise: What parts splits: `uniform` as printed, or `normal`.
+        noise: What parts splits: `uniform`, as long as `epsilon` times the fan-in of each as printed, or `normal`.
 
     >>> str(GrowFirefly("f1", 8))
     'grow_firefly(f1, 8)'

@@ -137,7 +137,7 @@ def test_uniform_noise_is_relative_to_the_unit_it_parts():
     params["h.weight"][1] *= 0.01
     apart = {}
     for noise in ("uniform", "normal"):
-        chosen = Candidates(np.arange(5), np.zeros((0, 6)), {"y.weight": np.zeros((0, 7))})
+        chosen = Candidates(np.arange(5), np.zeros((0, 6)), {"y.weight": np.zeros((0, 4))})
         new = carried(GrowFirefly("h", 5, 8, noise=noise)._inserted(graph, "h", chosen, context), params)["h.weight"]
         apart[noise] = np.linalg.norm(new[5:] - params["h.weight"], axis=1) / np.linalg.norm(params["h.weight"], axis=1)
     np.testing.assert_allclose(apart["uniform"], 1e-4, rtol=1e-6)
