@@ -45,10 +45,10 @@ from irgrow.growth.recent import joined
 from irgrow.growth.rules import GrowthProgram, Rule
 from irgrow.growth.shares import Criterion, Shares, norms_message, running, take_norms
 from irgrow.growth.wrapper import DataParallel
-from irgrow.journal import Entry, Receipt, seed_of
-from irgrow.morphism import Morphism
+from irgrow.journal import Entry, Receipt
+from irgrow.morphism import Morphism, with_notes
 from irgrow.network import Network
-from irgrow.newborns import settle
+from irgrow.newborns import settled, unsettled
 from irgrow.passes import Pass, View
 from irgrow.passes.records.base import Record
 from irgrow.probing import Evidence, Probed, as_inputs
@@ -208,7 +208,7 @@ class ParallelController(Controller):
 
     def _rewrite(self, wanted: Pass, known: Probed | None, batch: Any, criterion: Criterion, require: str) -> Receipt:
         """Plan a rewrite, send it, and carry it out with all others; only the first process does."""
-        started, net = time.perf_counter(), self.net
+        net = self.net
         nodes, gradients = registry.call("needs", wanted, net.graph)
         gradients = gradients and criterion is not None
         probed, seen = known or Probed(), 0
@@ -216,17 +216,16 @@ class ParallelController(Controller):
             seen = self._shares.reaching(wanted.batch_size(net.graph, wanted.site))
             if known is None and (nodes or gradients):
                 probed = self._shares.probed(nodes, gradients, seen)
-        number = net.journal.counter
         evidence = Evidence(statistics=None if batch is None else as_inputs(batch), probed=probed)
-        seed = seed_of(net.seed, number, wanted)
-        prepared = prepare(net, wanted, evidence, self.count, require, number, seed)
+        prepared = prepare(net, wanted, evidence, self.count, require, net.journal.counter)
         morphism, entry = prepared.morphism, prepared.entry
         if morphism is None or entry is None:
-            return Receipt(str(wanted), prepared.verdict, (wanted.site,), seconds=time.perf_counter() - started)
+            return prepared.receipt()
         told = morphism_message(morphism)
         told |= {
             "do": "edit",
             "verdict": verdict_to_json(prepared.verdict),
+            "batch": batch is not None,
             "settles": batch is not None and bool(morphism.edits) and bool(running(net)),
             "entry": entry.to_json(),
             "site": wanted.site,
@@ -235,7 +234,7 @@ class ParallelController(Controller):
         told.tensors |= norms_message(net)
         self.channel.tell(told)
         receipt = self._carry_out(told, lambda: morphism)
-        return replace(receipt, seconds=time.perf_counter() - started)
+        return replace(receipt, seconds=time.perf_counter() - prepared.started)
 
     def _carry_out(self, told: Message, read: Callable[[], Morphism]) -> Receipt:
         """Put an edit in place, compare with the others, and keep it or take it back.
@@ -248,7 +247,7 @@ class ParallelController(Controller):
         failure: Exception | None = None
         swap: Swap | None = None
         morphism: Morphism | None = None
-        settled = False
+        measured: list[str] = []
         try:
             if net.has_pending_backward:
                 raise RefusedError("a forward pass was recorded and its backward pass has not run")
@@ -258,7 +257,7 @@ class ParallelController(Controller):
         except Exception as error:
             failure = error
         if told["settles"]:
-            settled, failure = self._settle(morphism, failure, told["batches"])
+            measured, failure = self._settle(morphism, failure, told["batches"])
         where = f"after `{entry.rewrite}` at step {self.count}"
         try:
             parts = None if failure is not None or morphism is None else fingerprints(net, morphism.touched)
@@ -270,38 +269,39 @@ class ParallelController(Controller):
         assert swap is not None
         assert morphism is not None
         swap.commit()
-        net.journal.add(replace(entry, used=entry.used or ("norms" if settled else "")), morphism)
+        net.journal.add(replace(entry, used=entry.used or ("norms" if measured else "")), morphism)
         self._morphisms.append(morphism)
         verdict, seconds = verdict_from_json(told["verdict"]), time.perf_counter() - started
-        return Receipt(entry.rewrite, verdict, (told["site"],), None, None, seconds, morphism)
+        said = with_notes(morphism, unsettled(morphism, measured, told["batch"]))
+        return Receipt(entry.rewrite, verdict, (told["site"],), None, None, seconds, said)
 
     def _settle(
         self, morphism: Morphism | None, failure: Exception | None, batches: int
-    ) -> tuple[bool, Exception | None]:
-        """Set the running statistics of new units: the first process measures them on whole batches."""
+    ) -> tuple[list[str], Exception | None]:
+        """Set the running statistics of new units; return the norms the first process measured on whole batches."""
         nets = networks(self.net)
         inputs = joined(self._shares.batches(batches))
         found = self.channel.collect(
             Message({"failed": failure is not None}, {str(i): x for i, x in enumerate(inputs)})
         )
         if self.channel.leads:
-            settled, tensors = False, dict[str, Tensor]()
+            measured, tensors = list[str](), dict[str, Tensor]()
             if not any(m["failed"] for m in found) and morphism is not None:
                 try:
                     shares = [[m.tensors[str(i)].to(x.device) for m in found] for i, x in enumerate(inputs)]
                     whole = tuple(torch.cat(share) for share in shares)
-                    settled = sum(settle(net, morphism, whole) for net in nets) > 0
+                    measured = sorted(settled(nets, morphism, whole))
                     tensors = {f"{i}/{n}": v for i, net in enumerate(nets) for n, v in running(net).items()}
                 except Exception as error:
                     failure = error
-            self.channel.tell(Message({"settled": settled}, tensors))
-            return settled, failure
+            self.channel.tell(Message({"measured": measured}, tensors))
+            return measured, failure
         told = self.channel.hear()
         for i, net in enumerate(nets if failure is None else ()):
             for name, value in running(net).items():
                 if f"{i}/{name}" in told.tensors:
                     value.copy_(told.tensors[f"{i}/{name}"])
-        return told["settled"], failure
+        return told["measured"], failure
 
     # saving ---------------------------------------------------------------------------------------------------------
 
