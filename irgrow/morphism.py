@@ -45,7 +45,7 @@ class Select:
         noise: Per dimension the size of the noise added to the copies of an entry, relative to the root mean square
             of the tensor; over the copies of one entry it sums to zero. Values only.
         drawn: What the noise is drawn from: `normal`, every entry of that standard deviation; or `uniform`, added to
-            one copy and taken from another, the vector of every unit as long as that times the mean norm of the units.
+            one copy and taken from another, the vector of every unit as long as that times its norm.
         plus: What is added to the values, such as what a bias takes over from units that go. Values only.
     """
 
