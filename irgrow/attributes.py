@@ -13,6 +13,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from math import isfinite
 from typing import Any
 
+from irgrow.errors import OptionError
+
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
@@ -28,6 +30,7 @@ class Attribute:
         open_high: Whether `high` itself is excluded.
         optional: Whether `None` is allowed.
         implied: For a width: whether it only cuts an axis that others make.
+        named: Why it must be given by its name, as must all behind it; empty if its place will do.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Attribute:
     open_high: bool = False
     optional: bool = False
     implied: bool = False
+    named: str = ""
 
     @property
     def required(self) -> bool:
@@ -62,8 +66,10 @@ class Attribute:
             case "word":
                 known = isinstance(value, str) and value in self.choices
                 return None if known else self._expected("one of " + ", ".join(self.choices), value)
-            case "text":
+            case "text" | "site":
                 return None if isinstance(value, str) else self._expected("a string", value)
+            case "plan":
+                return None if isinstance(value, Options) else self._expected(_one_of(self.choices[0]), value)
             case "window" | "integers":
                 entries = value if isinstance(value, tuple) else (value,)
                 if not entries or not all(_is_int(e) for e in entries):
@@ -82,6 +88,12 @@ class Attribute:
             sign = "below" if self.open_high else "at most"
             return f"`{self.name}` must be {sign} {show(self.high)}, found {show(value)}"
         return None
+
+
+def _one_of(group: str) -> str:
+    """Name a member of a registered group."""
+    noun = "data source" if group == "data" else group
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _is_int(value: Any) -> bool:
@@ -119,7 +131,7 @@ def attributes(cls: type) -> tuple[Attribute, ...]:
     for f in fields(cls):
         made = f.metadata.get("attribute")
         if made is not None:
-            names = ("kind", "low", "high", "choices", "open_low", "open_high", "optional", "implied")
+            names = ("kind", "low", "high", "choices", "open_low", "open_high", "optional", "implied", "named")
             values = {k: getattr(made, k) for k in names}
             found.append(Attribute(f.name, default=f.default, **values))
     _KNOWN[cls] = tuple(found)
@@ -148,9 +160,10 @@ def real(
     high: float | None = None,
     open_low: bool = False,
     open_high: bool = False,
+    named: str = "",
 ) -> Any:
     """Declare a finite number."""
-    return _field(default, "real", low=low, high=high, open_low=open_low, open_high=open_high)
+    return _field(default, "real", low=low, high=high, open_low=open_low, open_high=open_high, named=named)
 
 
 def flag(default: Any = MISSING) -> Any:
@@ -163,9 +176,9 @@ def word(*choices: str, default: Any = MISSING) -> Any:
     return _field(default, "word", choices=choices)
 
 
-def window(default: Any = MISSING, low: int = 1) -> Any:
+def window(default: Any = MISSING, low: int = 1, named: str = "") -> Any:
     """Declare an integer, or a list with one integer per position dimension."""
-    return _field(default, "window", low=low)
+    return _field(default, "window", low=low, named=named)
 
 
 def integers(default: Any = MISSING, low: int = 0) -> Any:
@@ -213,6 +226,7 @@ def call_text(thing: object) -> str:
     positional = True
     for a in attributes(type(thing)):
         value = getattr(thing, a.name)
+        positional = positional and not a.named
         if not a.required and value == a.default:
             positional = False
             continue
@@ -223,7 +237,25 @@ def call_text(thing: object) -> str:
     return f"{name}({', '.join(texts)})" if texts else name
 
 
-def _site(name: str) -> str:
+@dataclass(frozen=True)
+class Options:
+    """Base of what programs write as a call: the fields of a subclass are its options, and it prints as it is written.
+
+    Raises:
+        OptionError: An option is of the wrong kind or out of range.
+    """
+
+    def __post_init__(self) -> None:
+        if problem := problem_of(self):
+            raise OptionError(f"`{textual_name(type(self))}`: {problem}")
+
+    def __str__(self) -> str:
+        return call_text(self)
+
+
+def _site(name: Any) -> str:
+    if not isinstance(name, str):
+        return show(name)
     return name if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name) else f'"{name}"'
 
 

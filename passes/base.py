@@ -173,7 +173,7 @@ def plan(pass_: Pass, graph: Graph, context: Context | None = None) -> Plan:
     span = graph[site].span if site in graph else None
     if (lacking := unmet(pass_.requires, graph)) is not None:
         return Plan(Refused(f"`{textual_name(type(pass_))}` requires {lacking}", site, span))
-    reason = pass_.match(graph, site)
+    reason = pass_.contradiction or pass_.match(graph, site)
     if reason is not None:
         return Plan(Refused(reason, site, span))
     try:
@@ -194,6 +194,6 @@ def plan(pass_: Pass, graph: Graph, context: Context | None = None) -> Plan:
 
 def needs(pass_: Pass, graph: Graph) -> tuple[tuple[str, ...], bool]:
     """Return the nodes whose values a pass wants recorded and whether it wants gradients; nothing if it is refused."""
-    if pass_.match(graph, pass_.site) is not None:
+    if pass_.contradiction is not None or pass_.match(graph, pass_.site) is not None:
         return (), False
     return tuple(dict.fromkeys(pass_.needs(graph, pass_.site))), pass_.wants_gradients(graph, pass_.site)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from irgrow.attributes import call_text, problem_of
+from irgrow.attributes import Options
 from irgrow.errors import OptionError
 from irgrow.ops import integer, integers, real
 from irgrow.passes import Memory
@@ -35,19 +35,8 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Cadence:
-    """Base of cadences; what one remembers lives in `memory`.
-
-    Raises:
-        OptionError: An option is out of range.
-    """
-
-    def __post_init__(self) -> None:
-        if problem := problem_of(self):
-            raise OptionError(problem)
-
-    def __str__(self) -> str:
-        return call_text(self)
+class Cadence(Options):
+    """Base of cadences; what one remembers lives in `memory`."""
 
     def observe(self, loss: float, memory: Memory) -> None:
         """Take the loss of a training step."""

@@ -40,7 +40,6 @@ from irgrow.probing import Evidence, Probed, as_inputs
 from irgrow.transaction import rewrite
 from irgrow.verdict import Refused
 
-
 UNTRACKED = "no optimizer is tracked, so the new parameters do not learn; call `net.track(optimizer)`"
 
 

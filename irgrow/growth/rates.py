@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from irgrow.attributes import call_text, problem_of
+from irgrow.attributes import Options
 from irgrow.errors import DataError, OptionError
 from irgrow.graph import Graph, remembered
 from irgrow.ops import Coupling, Op, integer, real
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Rates:
-    """Base of rate rules; the fields of a subclass are its options.
+class Rates(Options):
+    """Base of rate rules.
 
     Args:
         every: Steps of a cycle; factors stay the same within one.
@@ -40,13 +40,9 @@ class Rates:
     batches: int = integer(5)
 
     def __post_init__(self) -> None:
-        if problem := problem_of(self):
-            raise OptionError(problem)
+        super().__post_init__()
         if self.batches > self.every:
             raise OptionError(f"`batches`, {self.batches}, must be at most `every`, {self.every}")
-
-    def __str__(self) -> str:
-        return call_text(self)
 
     def measured(self, name: str, gradient: Tensor, value: Tensor, size: float) -> float:
         """Return what is averaged over the batches for one tensor.

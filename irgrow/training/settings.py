@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from irgrow.attributes import call_text, plan
+from irgrow.attributes import Options, plan
 from irgrow.errors import OptionError
 from irgrow.ops import attributes, flag, integer, real, word
 from irgrow.training.data import DataSource, Digits
@@ -19,11 +19,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class OptimizerSettings:
+class OptimizerSettings(Options):
     """Base of optimizer settings."""
-
-    def __str__(self) -> str:
-        return call_text(self)
 
     def make(self, params: Iterable[Any]) -> Optimizer:
         """Return the optimizer for parameters, plain or with names."""
@@ -70,6 +67,7 @@ class Sgd(OptimizerSettings):
     nesterov: bool = flag(False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.nesterov and not self.momentum:
             raise OptionError("`nesterov` needs `momentum` above 0.0")
 
@@ -97,11 +95,8 @@ class RmsProp(OptimizerSettings):
 
 
 @dataclass(frozen=True)
-class ScheduleSettings:
+class ScheduleSettings(Options):
     """Base of learning-rate schedules; one step of them is one training step."""
-
-    def __str__(self) -> str:
-        return call_text(self)
 
     def make(self, optimizer: Optimizer, steps: int) -> LRScheduler:
         """Return the scheduler for a run of this many steps."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from irgrow.attributes import call_text
+from irgrow.attributes import Options
 from irgrow.axes import IndexMap
 from irgrow.edits import Edits, Impossible
 from irgrow.fills import Fill
@@ -37,8 +37,8 @@ class Newborns:
 
 
 @dataclass(frozen=True)
-class Initializer:
-    """Base of initializers; the fields of a subclass are its options.
+class Initializer(Options):
+    """Base of initializers.
 
     Class attributes:
         zero: The side of new units that starts at zero, if it has to be one: `fan_out`, `fan_in`, or `neither`; what
@@ -50,9 +50,6 @@ class Initializer:
     zero: ClassVar[str | None] = None
     by_numbers: ClassVar[bool] = False
     wants_gradients: ClassVar[bool] = False
-
-    def __str__(self) -> str:
-        return call_text(self)
 
     def match(self, graph: Graph, edits: Mapping[str, IndexMap]) -> str | None:
         """Return why it has nothing for the new units of such a network, whatever its numbers; `None` if it may."""

@@ -81,11 +81,13 @@ class GrowUnits(Pass):
 
     @property
     def contradiction(self) -> str | None:
+        if (problem := super().contradiction) is not None:
+            return problem
         if self.absorb and self.zero != "fan_in":
             return "`absorb` makes up for units with zero fan-in; it goes with `zero = fan_in`"
         if self.init.zero is not None and self.zero not in ("auto", self.init.zero):
             return f"`{self.init}` says itself which side of new units is zero; leave `zero = {self.zero}` out"
-        return super().contradiction
+        return None
 
     def match(self, graph: Graph, site: str) -> str | None:
         if (problem := self.contradiction) is not None:

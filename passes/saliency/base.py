@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from irgrow.attributes import call_text, textual_name
+from irgrow.attributes import Options, textual_name
 from irgrow.edits import Impossible
 from irgrow.graph import Graph
 from irgrow.ops import Role
@@ -34,17 +34,14 @@ ROLES = {
 
 
 @dataclass(frozen=True)
-class Saliency:
-    """Base of saliencies; the fields of a subclass are its options.
+class Saliency(Options):
+    """Base of saliencies.
 
     Class attributes:
         wants_gradients: Whether it looks at `context.gradients` or `context.signals`.
     """
 
     wants_gradients: ClassVar[bool] = False
-
-    def __str__(self) -> str:
-        return call_text(self)
 
     @property
     def name(self) -> str:

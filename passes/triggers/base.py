@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import floor
 from typing import Any, ClassVar
 
-from irgrow.attributes import call_text
+from irgrow.attributes import Options
 from irgrow.graph import Graph
 from irgrow.passes.records.base import Watch
 
@@ -35,17 +35,14 @@ class View:
 
 
 @dataclass(frozen=True)
-class Trigger:
-    """Base of triggers; the fields of a subclass are its options. What one remembers lives in `memory`.
+class Trigger(Options):
+    """Base of triggers. What one remembers lives in `memory`.
 
     Class attributes:
         removes: Whether it says how many units should go, so that the pass of the rule must take units away.
     """
 
     removes: ClassVar[bool] = False
-
-    def __str__(self) -> str:
-        return call_text(self)
 
     @property
     def fresh(self) -> bool:

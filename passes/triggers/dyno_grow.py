@@ -43,6 +43,7 @@ class DynoGrow(Dyno):
     most: float | None = real(None, low=0.0, high=1.0, open_low=True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.most is not None and self.cap == "none":
             raise OptionError("`most` is a cap and `cap = none` says there is none; give one of them")
 

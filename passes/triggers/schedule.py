@@ -34,6 +34,7 @@ class Schedule(Trigger):
     times: int = integer(0, low=0)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.until == 0 and self.times > 0:
             raise OptionError("`times` says in how many portions units come `until` a step; give both")
         if self.until > 0 and self.total == 0:

@@ -4,25 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from irgrow.attributes import call_text, problem_of
-from irgrow.errors import OptionError
+from irgrow.attributes import Options
 from irgrow.growth.rules import GrowthProgram
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """Base of bundles; the fields of a subclass are its options.
-
-    Raises:
-        OptionError: An option is out of range.
-    """
-
-    def __post_init__(self) -> None:
-        if problem := problem_of(self):
-            raise OptionError(problem)
-
-    def __str__(self) -> str:
-        return call_text(self)
+class Bundle(Options):
+    """Base of bundles."""
 
     def program(self) -> GrowthProgram:
         """Return the rules."""
