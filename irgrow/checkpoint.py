@@ -4,7 +4,7 @@
     net.irg             the program
     model.safetensors   parameters and buffers by their names in the graph
     optim.safetensors   optimizer slots, `<optimizer>/<parameter>/<slot>`, averages, and tensors of the run
-    run.json            seed, journal, parameter groups, schedulers, and whatever the caller adds
+    run.json            seed, modes, journal, parameter groups, schedulers, and whatever the caller adds
 
 Files are written to a folder beside the target, flushed to disk, and renamed into place, so that a crash leaves either
 the old checkpoint or the new one. Nothing is pickled and no code is loaded. Reading checks the manifest before anything
@@ -27,15 +27,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from irgrow import __version__, registry
 from irgrow.errors import CheckpointError, ProgramError
 from irgrow.graph import Graph
 from irgrow.journal import Journal
 from irgrow.network import Network
+from irgrow.resuming import resume, written
 
-FORMAT = 1
+FORMAT = 2
 LARGEST_MANIFEST = 16 << 20
 MANIFEST, PROGRAM, MODEL, OPTIM, RUN = "manifest.json", "net.irg", "model.safetensors", "optim.safetensors", "run.json"
 FILES = (PROGRAM, MODEL, OPTIM, RUN)
@@ -70,6 +70,8 @@ def save(
 ) -> Path:
     """Save a network with its tracked optimizers, schedulers and averages.
 
+    What an optimizer holds of other modules is not saved; save it with them.
+
     Args:
         net: The network.
         folder: Where; an older checkpoint there is replaced.
@@ -77,15 +79,18 @@ def save(
         tensors: Tensors to keep beside it.
 
     Raises:
-        CheckpointError: It cannot be written; what was there before is still there.
+        CheckpointError: It cannot be written, or something of an optimizer or scheduler is neither a number, a text nor
+            a tensor, nor made of them; what was there before is still there.
     """
     folder = Path(folder)
     slots: dict[str, Tensor] = {f"run/{k}": v for k, v in (tensors or {}).items()}
-    optimizers = [_optimizer_state(net, i, slots) for i in range(len(net.tracked))]
+    optimizers = [written(net, i, slots) for i in range(len(net.tracked))]
+    leaves = net.module.meta["leaves"]
     run = {
         "name": net.graph.name,
         "seed": net.seed,
         "training": net.training,
+        "modes": {n: leaf.training for n, leaf in leaves.items() if leaf.training != net.training},
         "frozen": [n for n, p in net.named_parameters() if not p.requires_grad],
         "journal": net.journal.to_json(),
         "optimizers": optimizers,
@@ -103,51 +108,6 @@ def save(
 
 def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous().clone()
-
-
-def _optimizer_state(net: Network, index: int, slots: dict[str, Tensor]) -> dict[str, Any]:
-    """Return groups and scalars of a tracked optimizer as JSON; its tensors go into `slots`."""
-    tracked = net.tracked[index]
-    names = {id(p): n for n, p in net.params.items()}
-    groups = []
-    for group in tracked.optimizer.param_groups:
-        options = {k: v for k, v in group.items() if k not in ("params", "param_names")}
-        groups.append({"params": [names[id(p)] for p in group["params"]], "options": _json_options(options)})
-    scalars: dict[str, dict[str, Any]] = {}
-    for param, state in tracked.optimizer.state.items():
-        for key, value in state.items():
-            name = names[id(param)]
-            if isinstance(value, Tensor):
-                slots[f"{index}/{name}/{key}"] = value
-            else:
-                scalars.setdefault(name, {})[key] = value
-    average = tracked.average
-    if average is not None:
-        for name, value in average.module.params.items():
-            slots[f"{index}/average/{name}"] = value
-        slots[f"{index}/n_averaged"] = average.n_averaged
-    scheduler = tracked.scheduler
-    return {
-        "class": type(tracked.optimizer).__name__,
-        "groups": groups,
-        "scalars": scalars,
-        "carry": tracked.carry.value,
-        "scheduler": None if scheduler is None else _json_options(scheduler.state_dict()),
-        "scaler": None if tracked.scaler is None else tracked.scaler.state_dict(),
-    }
-
-
-def _json_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options as JSON values; tensors of one entry become numbers, what is no JSON value is left out."""
-    found = {}
-    for key, value in options.items():
-        plain = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-        try:
-            json.dumps(plain)
-        except (TypeError, ValueError):
-            continue
-        found[key] = plain
-    return found
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes], digest: str) -> None:
@@ -314,7 +274,11 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Network:
 
 
 def network(saved: Saved, device: str | torch.device = "cpu") -> Network:
-    """Make the network of a checkpoint that was read."""
+    """Make the network of a checkpoint that was read.
+
+    Raises:
+        CheckpointError: It is damaged.
+    """
     frozen = set(saved.run["frozen"])
     tensors: dict[str, Tensor] = {}
     for name, param in saved.graph.params.items():
@@ -322,57 +286,28 @@ def network(saved: Saved, device: str | torch.device = "cpu") -> Network:
         tensors[name] = nn.Parameter(value, name not in frozen) if param.spec.trainable else value
     net = Network(saved.graph, tensors, saved.run["seed"]).to(device)
     net.journal = Journal.from_json(saved.run["journal"])
-    return net.train(saved.run["training"])
+    net.train(saved.run["training"])
+    leaves, modes = net.module.meta["leaves"], saved.run.get("modes", {})  # the first format has none
+    for name in modes:
+        if name not in leaves:
+            raise CheckpointError(f"damaged: `{name}` has a mode and no module")
+        leaves[name].training = bool(modes[name])
+    return net
 
 
 def restore(net: Network, saved: Saved) -> None:
     """Give the tracked optimizers, schedulers, scalers and averages of a network the state they were saved with.
 
-    Track them first, in the order they were tracked when the checkpoint was written.
+    Track them first, in the order they were tracked when the checkpoint was written. Parameters get their places in the
+    groups back; what an optimizer holds of other modules stays in it with its state, at the places it had. What only
+    the checkpoint has, and a scheduler or scaler that only the network has, is left as it is.
 
     Raises:
-        CheckpointError: The checkpoint is of another program, or of other optimizers.
+        CheckpointError: The checkpoint is of another program or other optimizers, or damaged; nothing was changed.
     """
     if net.graph != saved.graph:
         raise CheckpointError("the checkpoint is of another program")
     listed = saved.run["optimizers"]
     if len(listed) != len(net.tracked):
         raise CheckpointError(f"the checkpoint has {len(listed)} optimizers, the network tracks {len(net.tracked)}")
-    for index, entry in enumerate(listed):
-        tracked = net.tracked[index]
-        if type(tracked.optimizer).__name__ != entry["class"]:
-            name = type(tracked.optimizer).__name__
-            raise CheckpointError(f"the checkpoint is of a {entry['class']}, the network tracks a {name}")
-    params = net.params
-    for index, entry in enumerate(listed):
-        tracked = net.tracked[index]
-        _restore_optimizer(tracked.optimizer, entry, params, saved.tensors, index)
-        if tracked.scheduler is not None and entry["scheduler"] is not None:
-            tracked.scheduler.load_state_dict(entry["scheduler"])
-        if tracked.scaler is not None and entry["scaler"]:
-            tracked.scaler.load_state_dict(entry["scaler"])
-        if tracked.average is not None:
-            prefix = f"{index}/average/"
-            averages = {k[len(prefix) :]: v for k, v in saved.tensors.items() if k.startswith(prefix)}
-            tracked.average.module.load_state_dict(averages)
-            tracked.average.n_averaged.copy_(saved.tensors[f"{index}/n_averaged"])
-
-
-def _restore_optimizer(
-    optimizer: Optimizer, entry: dict[str, Any], params: Mapping[str, Tensor], tensors: Mapping[str, Tensor], index: int
-) -> None:
-    if len(entry["groups"]) != len(optimizer.param_groups):
-        found = len(optimizer.param_groups)
-        raise CheckpointError(f"the checkpoint has {len(entry['groups'])} parameter groups, the optimizer {found}")
-    for group, saved in zip(optimizer.param_groups, entry["groups"], strict=True):
-        group["params"][:] = [params[name] for name in saved["params"]]
-        group.update({k: tuple(v) if isinstance(v, list) else v for k, v in saved["options"].items()})
-    optimizer.state.clear()
-    for name, scalars in entry["scalars"].items():
-        optimizer.state[params[name]].update(scalars)
-    for key, value in tensors.items():
-        place, _, rest = key.partition("/")
-        name, _, slot = rest.rpartition("/")
-        if place == str(index) and name in params:
-            device = params[name].device if value.dim() else value.device
-            optimizer.state[params[name]][slot] = value.clone().to(device)
+    resume(net, listed, saved.tensors)

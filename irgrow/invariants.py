@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -34,10 +34,32 @@ def track(net: Network, optimizer: Optimizer, scheduler: Any, scaler: Any, avera
     strangers = sum(id(p) not in own for p in held)
     if held and strangers == len(held):
         raise OptionError("the optimizer holds none of this network's parameters; make it from `net.parameters()`")
-    if average is not None and not isinstance(getattr(average, "module", None), Network):
+    if average is not None and tracked.averaged is None:
         raise OptionError("`average` takes an AveragedModel of this network")
+    if tracked.averaged is not None and tracked.averaged.graph != net.graph:
+        raise OptionError(
+            "`average` is of another program: of another network, or of this one before a rewrite; make it anew, "
+            "`AveragedModel(net)`"
+        )
+    _check_held_once(net, optimizer, held)
     follow(optimizer)
     return tracked
+
+
+def _check_held_once(net: Network, optimizer: Optimizer, held: Sequence[Tensor]) -> None:
+    """Check that no parameter is in two places of a new optimizer, or in one that is tracked already."""
+    names = {id(p): f"`{n}`" for n, p in net.params.items()}
+    holders = {id(p): t.optimizer for t in net.tracked for g in t.optimizer.param_groups for p in g["params"]}
+    for p in held:
+        name, holder = names.get(id(p), "a parameter of another module"), holders.get(id(p))
+        if holder is optimizer:
+            raise OptionError(f"{name} is twice in the optimizer")
+        if holder is not None:
+            raise OptionError(
+                f"{name} is held by the {type(holder).__name__} that is tracked already; if this one takes its place, "
+                "let that one go first: `net.untrack(optimizer)`"
+            )
+        holders[id(p)] = optimizer
 
 
 def check_invariants(net: Network, left_out: set[str] | None = None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -12,27 +11,20 @@ from torch import Tensor, fx, nn
 from torch.optim import Optimizer
 
 from irgrow import registry
+from irgrow.closed import Closed
 from irgrow.cost import cost
-from irgrow.errors import DataError, OptionError
+from irgrow.errors import DataError, OptionError, RefusedError
 from irgrow.fills import Fill, generator
 from irgrow.graph import Graph
 from irgrow.journal import Journal, Receipt
+from irgrow.pending import Passes, outstanding, watch
 from irgrow.probing import Evidence
 from irgrow.slots import known_slots
 
 Source = Graph | str
 
 
-class _Pending:
-    """Lives as long as the autograd graph of one forward pass; knows whether it was used."""
-
-    __slots__ = ("__weakref__", "done")
-
-    def __init__(self) -> None:
-        self.done = False
-
-
-class Network(nn.Module):
+class Network(Closed):
     """A network that trains like any module and whose program can be rewritten.
 
     Parameters and buffers are called what the graph calls them: `net.state_dict()`, `net.named_parameters()` and
@@ -55,7 +47,7 @@ class Network(nn.Module):
         self.seed = seed
         self.journal = Journal()
         self.tracked: list[Tracked] = []
-        self._pending: list[weakref.ref[_Pending]] = []
+        self._pending: Passes = []
         self._compile: dict[str, Any] | None = None
         self._compiled: Callable[..., Any] | None = None
         self._homes: dict[str, tuple[nn.Module, str]] = {}
@@ -81,12 +73,13 @@ class Network(nn.Module):
         """Run the network on its inputs, batch first."""
         if self._compile is not None:
             if self._compiled is None:
-                self._compiled = torch.compile(self.module, **self._compile)
-            outputs = self._compiled(*inputs)
+                made = torch.compile(self.module, **self._compile)
+                object.__setattr__(self, "_compiled", made)  # it is a module, and no part of the network
+            outputs = self.__dict__["_compiled"](*inputs)
         else:
             outputs = self.module(*inputs)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            self._watch(outputs)
+            watch(self._pending, outputs)
         return outputs
 
     @property
@@ -100,32 +93,28 @@ class Network(nn.Module):
         self._compiled = None
         return self
 
-    def _watch(self, outputs: Any) -> None:
-        """Remember that a graph was recorded, until it is used or dropped."""
-        pending = _Pending()
-        for value in outputs if isinstance(outputs, tuple) else (outputs,):
-            if isinstance(value, Tensor) and value.grad_fn is not None:
-                marks: Any = value.grad_fn.metadata
-                marks["irgrow"] = pending
-                value.register_hook(_marker(weakref.ref(pending)))
-        self._pending = [r for r in self._pending if (p := r()) is not None and not p.done]
-        self._pending.append(weakref.ref(pending))
-
     @property
     def has_pending_backward(self) -> bool:
         """Whether a forward pass was recorded whose backward pass has not run and can still come."""
-        return any((p := r()) is not None and not p.done for r in self._pending)
+        return outstanding(self._pending)
 
     # names ----------------------------------------------------------------------------------------------------------
 
     @property
     def params(self) -> dict[str, Tensor]:
-        """Every parameter and buffer by full name; the live objects."""
-        found = {}
+        """Every parameter and buffer by full name; the live objects.
+
+        Raises:
+            RefusedError: A leaf module has one no more, because it was parametrized, pruned or taken away.
+        """
+        found: dict[str, Tensor] = {}
         for name, (holder, local) in self._homes.items():
             value = holder._parameters.get(local)
-            found[name] = holder._buffers[local] if value is None else value
-        return found  # type: ignore[return-value]
+            held = holder._buffers.get(local) if value is None else value
+            if held is None:
+                raise _taken_away(name)
+            found[name] = held
+        return found
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
@@ -193,11 +182,27 @@ class Network(nn.Module):
 
         Raises:
             RefusedError: The state of this optimizer cannot be carried.
-            OptionError: The scheduler drives another optimizer, or the optimizer holds no parameter of this network.
+            OptionError: The scheduler drives another optimizer, the average is of another program, or the optimizer
+                holds no parameter of this network, one twice, or one that another tracked optimizer holds.
         """
         from irgrow.invariants import track
 
         self.tracked.append(track(self, optimizer, scheduler, scaler, average, carry))
+        return self
+
+    def untrack(self, optimizer: Optimizer) -> Network:
+        """Let an optimizer go, with its scheduler, scaler and average, so that another one can take its place.
+
+        Rewrites leave it alone from then on: it goes on holding the parameters it has. A controller that sets learning
+        rates looked at what was tracked when it was made; make it anew.
+
+        Raises:
+            OptionError: It is not tracked.
+        """
+        kept = [tracked for tracked in self.tracked if tracked.optimizer is not optimizer]
+        if len(kept) == len(self.tracked):
+            raise OptionError("this optimizer is not tracked")
+        self.tracked[:] = kept
         return self
 
     def rewrite(
@@ -266,15 +271,9 @@ class Network(nn.Module):
         return f"{self.graph.name}: {len(self.graph)} nodes, {self.graph.count():,} parameters"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Network:
-        tensors = {}
-        for name, value in self.params.items():
-            same = value.detach().clone()
-            tensors[name] = nn.Parameter(same, value.requires_grad) if isinstance(value, nn.Parameter) else same
-        made = Network(self.graph, tensors, self.seed)
-        made.journal = self.journal.copy()
-        made.train(self.training)
-        memo[id(self)] = made
-        return made
+        from irgrow.copying import copied
+
+        return copied(self, memo)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError("a network is not pickled; use irgrow.save and irgrow.load")
@@ -290,12 +289,13 @@ def _to_paths(net: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) ->
             state[prefix + param_path(net.graph, name)] = state.pop(prefix + name)
 
 
-def _marker(pending: weakref.ref[_Pending]) -> Callable[[Tensor], None]:
-    def mark(grad: Tensor) -> None:
-        if (p := pending()) is not None:
-            p.done = True
-
-    return mark
+def _taken_away(name: str) -> RefusedError:
+    owner, _, local = name.rpartition(".")
+    return RefusedError(
+        f"the module of `{owner}` has no `{local}` of its own any more: a parametrization, weight norm or pruning put "
+        "something in its place, which no rewrite can carry; take it off (`remove_parametrizations`, `prune.remove`) "
+        "and use it on a module beside the network; synapses are pruned in a layer with `masked = true`"
+    )
 
 
 class Tracked:
