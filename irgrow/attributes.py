@@ -72,7 +72,9 @@ class Attribute:
                 return None if isinstance(value, Options) else self._expected(_one_of(self.choices[0]), value)
             case "window" | "integers":
                 entries = value if isinstance(value, tuple) else (value,)
-                if not entries or not all(_is_int(e) for e in entries):
+                if entries == ():
+                    return f"`{self.name}` is an empty list"
+                if not all(_is_int(e) for e in entries):
                     return self._expected("an integer or a list of integers", value)
                 return next((p for e in entries if (p := self._out_of_range(e))), None)
         return None

@@ -3,17 +3,17 @@
 `verify` runs after parsing and around every pass. `IRGROW_CHECK` in the environment sets how much construction checks:
 
     0  nothing          1  the rules below (default)
-    2  also the parameters against the graph, around every rewrite
+    2  also the parameters that a rewrite is worked out with against the graph
     3  also everything that is carried over, against the same computed from scratch
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from irgrow.errors import Diagnostic, OptionError, ProgramError, Span
 from irgrow.graph import NAME, Graph, declared, reachable
@@ -208,3 +208,17 @@ def ensure(graph: Graph) -> Graph:
     if check_level() > 0 and (found := verify(graph)):
         raise ProgramError([v.diagnostic() for v in found])
     return graph
+
+
+def check_params(graph: Graph, params: Mapping[str, Any]) -> None:
+    """Check that parameters are those of a graph.
+
+    Raises:
+        OptionError: One is missing or unknown, or has another shape.
+    """
+    if unlike := params.keys() ^ graph.param_shapes.keys():
+        raise OptionError(f"the parameters are not those of `{graph.name}`: {', '.join(sorted(unlike))}")
+    for name, shape in graph.param_shapes.items():
+        if tuple(params[name].shape) != tuple(shape):
+            found = list(params[name].shape)
+            raise OptionError(f"`{name}` has shape {found}, the graph says {list(shape)}")

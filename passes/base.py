@@ -20,7 +20,7 @@ from irgrow.morphism import Morphism
 from irgrow.passes.contracts import check_ensured, unmet
 from irgrow.passes.preservation import Prover, inseparable_copies, newborns_without_gradient
 from irgrow.verdict import Refused, Verdict
-from irgrow.verify import check_level, verify
+from irgrow.verify import check_level, check_params, verify
 
 if TYPE_CHECKING:
     from irgrow.passes.records.base import Watch
@@ -167,8 +167,11 @@ def plan(pass_: Pass, graph: Graph, context: Context | None = None) -> Plan:
 
     Raises:
         CompilerBug: The result does not have a property the pass ensures.
+        OptionError: The parameters are not those of the graph; looked at from `IRGROW_CHECK=2` on.
     """
     context = context or Context()
+    if check_level() > 1 and context.params is not None:
+        check_params(graph, context.params)
     site = pass_.site
     span = graph[site].span if site in graph else None
     if (lacking := unmet(pass_.requires, graph)) is not None:

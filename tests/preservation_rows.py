@@ -535,8 +535,21 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(47, "equivariance relaxation", "R", missing="there are no group convolutions yet"),
     Row(48, "Caillon insertion", "N", missing="there are no networks of single neurons yet"),
-    Row(49, "Firefly candidate", "C", missing="no pass splits and adds along a steepest descent of the loss"),
-    Row(50, "NeST neuron", "N by design", missing="NeST's synapses are there (40), its neurons are not"),
+    Row(
+        49,
+        "Firefly candidate",
+        "C",
+        (
+            Case(hidden("tanh"), "grow_firefly(h, 2)", NEAR, note="splits: of second order in `epsilon`"),
+            Case(hidden("tanh"), "grow_firefly(h, 40, by = both)", OTHER, note="new units: of first order in `epsilon`"),
+        ),
+    ),
+    Row(
+        50,
+        "NeST neuron",
+        "N by design",
+        (Case(hidden("tanh"), "grow_units(h, 1, init = nest)", OTHER, learns="fan-in, bias, fan-out"),),
+    ),
     Row(
         51,
         "new output class, changed input width",

@@ -3,10 +3,12 @@
 import pytest
 
 from irgrow.axes import Atom, Const
+from irgrow.backends import random_params
 from irgrow.errors import OptionError, ProgramError
 from irgrow.grammar import parse
 from irgrow.graph import Graph, Node
 from irgrow.ops import Activate, Add, Conv, Dense, Input
+from irgrow.passes import Context, GrowUnits, plan
 from irgrow.verify import (
     BadAttribute,
     BadName,
@@ -84,3 +86,18 @@ def test_constant_widths_are_allowed():
     fixed = graph(X, Node("a", Dense(Const(3)), ("x",)))
     assert verify(fixed) == []
     assert parse(str(fixed)).shape("a") == (3,)
+
+
+def test_parameters_of_another_network_are_noticed_from_level_two_on(monkeypatch):
+    small = parse("net n(x: [3]) { return x |> h: dense(4) |> relu |> dense(2) }")
+    params = random_params(small, 0)
+    wrong = [({**params, "h.bias": params["h.bias"][:3]}, "`h.bias` has shape [3], the graph says [4]")]
+    wrong += [({n: v for n, v in params.items() if n != "h.bias"}, "not those of `n`: h.bias")]
+    for given, why in wrong:
+        monkeypatch.setenv("IRGROW_CHECK", "1")
+        assert plan(GrowUnits("h", 1), small, Context(given)).verdict.preserves
+        monkeypatch.setenv("IRGROW_CHECK", "2")
+        with pytest.raises(OptionError) as error:
+            plan(GrowUnits("h", 1), small, Context(given))
+        assert why in str(error.value)
+        assert plan(GrowUnits("h", 1), small, Context(params)).verdict.preserves

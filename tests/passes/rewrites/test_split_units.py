@@ -150,7 +150,7 @@ def test_optimizer_moments_follow_the_shares():
     ("rewrite", "reason"),
     [
         (SplitUnits("h", (5,)), "has units 0 to 4, found 5"),
-        (SplitUnits("h", ()), "no units were named"),
+        (SplitUnits("h", ()), "`units` is an empty list"),
         (SplitUnits("x", (0,)), "interface"),
         (SplitUnits("nope"), "no axis or node is called `nope`"),
     ],
