@@ -1,6 +1,7 @@
 """The command line: `irgrow check | fmt | show | draw | rewrite | train | verify | export`.
 
-Exit codes: 0 fine, 1 a check failed or a rewrite was refused, 2 bad input, 130 interrupted.
+Exit codes: 0 fine, 1 a check failed or a rewrite was refused, 2 bad input, a refused one to `verify` among it, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
-        _give_up(f"error: {(error.strerror or str(error)).lower()}", 2, debug)
+        place = f"{error.filename}: " if error.filename else ""
+        _give_up(f"error: {place}{(error.strerror or str(error)).lower()}", 2, debug)
 
 
 def _rendered(error: ProgramError) -> str:

@@ -25,15 +25,17 @@ def train(
     compile: Annotated[bool, typer.Option("--compile", help="Compile every lowered module.")] = False,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Instead of the program's.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Instead of the program's.")] = None,
-    save_every: Annotated[int, typer.Option("--save-every", min=0, help="Also save every so many steps.")] = 0,
+    save_every: Annotated[int | None, typer.Option("--save-every", min=0, help="Save after so many steps too.")] = None,
     net: NetOption = None,
     set_: SetOption = None,
     json: JsonOption = False,
 ) -> None:
     """Train and grow a network; write the grown program, checkpoints, history, a picture and a summary.
 
-    Ctrl-C saves and stops; `--resume FOLDER` goes on, bit for bit.
+    A relative path of data is taken from the folder of the program. Ctrl-C saves and stops; `--resume FOLDER` goes on,
+    bit for bit.
     """
+    from irgrow.training.folder import check_free
     from irgrow.training.loop import Run
 
     watcher = _Terminal(quiet=json)
@@ -43,6 +45,8 @@ def train(
         given = {
             "--out": out,
             "--precision": precision,
+            "--compile": compile or None,
+            "--save-every": save_every,
             "--epochs": epochs,
             "--seed": seed,
             "--net": net,
@@ -57,11 +61,8 @@ def train(
         changes = {"epochs": epochs, "seed": seed, "precision": precision}
         job = _job(file, net, set_, {k: v for k, v in changes.items() if v is not None})
         folder = out or _fresh_folder(job.graph.name)
-        if folder.exists() and not folder.is_dir():
-            raise OptionError(f"{folder} is not a folder")
-        if folder.exists() and any(folder.iterdir()):
-            raise OptionError(f"{folder} is not empty; give another --out, or --resume {folder}")
-        run = Run(job, folder, device or "cpu", compile, watcher, save_every)
+        check_free(folder)
+        run = Run(job, folder, device or "cpu", compile, watcher, save_every or 0)
     with watcher.running(run):
         summary = run.run()
     if summary is None:
@@ -85,7 +86,8 @@ def _job(file: Path, net: str | None, set_: list[str] | None, changes: dict[str,
         if attribute.name in changes and (problem := attribute.problem(changes[attribute.name])):
             raise OptionError(problem)
     graph = parsed.graph(net, values(set_))
-    return Job(graph, replace(settings, **changes), parsed.growth_on(graph))
+    settings = replace(settings, **changes, data=settings.data.beside(file.parent))
+    return Job(graph, settings, parsed.growth_on(graph))
 
 
 def _fresh_folder(name: str) -> Path:
@@ -96,16 +98,25 @@ def _fresh_folder(name: str) -> Path:
 
 
 def _result(summary: dict[str, Any], folder: Path) -> str:
-    accuracy = summary["test_accuracy"]
-    scored = f"test accuracy {accuracy:.2%}" if accuracy is not None else f"test loss {summary['test_loss']:.6g}"
     counts = summary["parameters"]
-    lines = [f"{summary['network']}: {scored}, {counts['before']:,} -> {counts['after']:,} parameters"]
-    before, after = summary["widths"]["before"], summary["widths"]["after"]
-    changed = [f"{n} {before.get(n, 0)} -> {w}" for n, w in after.items() if before.get(n) != w]
+    lines = [f"{summary['network']}: {_scored(summary)}, {counts['before']:,} -> {counts['after']:,} parameters"]
+    before, after, gone = (summary["widths"][when] for when in ("before", "after", "gone"))
+    changed = [f"{n} {before.get(n, 0)} -> {after.get(n, 0)}" for n in before | after if before.get(n) != after.get(n)]
+    changed += [f"{n} {width} -> 0" for n, width in gone.items() if n not in before]
     if changed:
         lines.append("widths: " + ", ".join(changed[:12]) + (" ..." if len(changed) > 12 else ""))
+    if warnings := summary["warnings"]:
+        lines.append(f"warning: {warnings[0]}" + (f" (and {len(warnings) - 1} more)" if len(warnings) > 1 else ""))
     lines.append(f"{summary['steps']} steps, {summary['rewrites']} rewrites, {summary['seconds']:.1f} s, in {folder}")
     return "\n".join(lines)
+
+
+def _scored(row: dict[str, Any]) -> str:
+    """Write what was measured on the test data, the accuracy if there is one."""
+    accuracy, loss = row["test_accuracy"], row["test_loss"]
+    if accuracy is not None:
+        return f"test accuracy {accuracy:.2%}"
+    return "test loss not finite" if loss is None else f"test loss {loss:.6g}"
 
 
 class _Terminal(Watcher):
@@ -132,7 +143,7 @@ class _Terminal(Watcher):
         if self._stop:
             raise KeyboardInterrupt
         self._stop = True
-        self.console.print("saving after this step; Ctrl-C again stops at once")
+        self._line("saving after this step; Ctrl-C again stops at once")
 
     def stopping(self) -> bool:
         """Return whether Ctrl-C was pressed."""
@@ -148,16 +159,20 @@ class _Terminal(Watcher):
 
     def rewrite(self, receipt: Any, step: int) -> None:
         """Print one line for a rewrite, and one for each of its notes."""
-        self.console.print(f"step {step}: {receipt.rewrite}: {receipt.verdict}", markup=False)
+        self._line(f"step {step}: {receipt.rewrite}: {receipt.verdict}")
         for note in receipt.notes:
-            self.console.print(f"  note: {note}", markup=False)
+            self._line(f"  note: {note}")
 
     def epoch(self, row: dict[str, Any]) -> None:
-        """Print one line for an epoch."""
-        accuracy = row["test_accuracy"]
-        scored = f"accuracy {accuracy:.2%}" if accuracy is not None else f"test loss {row['test_loss']:.6g}"
+        """Print one line for an epoch, and one for what is wrong with it."""
         loss = f"loss {row['train_loss']:.4f}"
-        self.console.print(f"epoch {row['epoch']}: {loss}, {scored}, {row['parameters']:,} parameters", markup=False)
+        self._line(f"epoch {row['epoch']}: {loss}, {_scored(row)}, {row['parameters']:,} parameters")
+        if "warning" in row:
+            self._line(f"warning: {row['warning']}")
+
+    def _line(self, text: str) -> None:
+        """Print a line as it is, however long."""
+        self.console.print(text, markup=False, soft_wrap=True)
 
 
 class _Running:

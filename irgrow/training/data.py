@@ -1,7 +1,8 @@
 """Data sources: real data that ships with scikit-learn, generated data, and files the user has.
 
 A source is data too: it prints, compares and stands in programs as `data = digits(size = 28)`. `load` returns arrays,
-checked for shape, type, labels and finite values. Nothing is downloaded.
+checked for shape, type, labels and finite values. A relative path is taken from the working folder; `irgrow train`
+takes it from the folder of the program (`beside`). Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from math import pi, prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from irgrow.attributes import call_text, text
+from irgrow.attributes import Options, attributes, text
 from irgrow.errors import DataError
 from irgrow.ops import integer, real, word
 
@@ -34,20 +36,29 @@ class Dataset:
         train: Inputs and targets to learn from.
         test: Inputs and targets to measure on.
         classes: Number of classes; 0 for regression.
+        digest: SHA-256 of what was read for it, see `digest_of`; empty for generated data, whose last bits depend on
+            the machine.
     """
 
     name: str
     train: tuple[NDArray[Any], NDArray[Any]]
     test: tuple[NDArray[Any], NDArray[Any]]
     classes: int
+    digest: str = ""
+
+
+def digest_of(*arrays: NDArray[Any]) -> str:
+    """Return the SHA-256 of arrays: their types, shapes and values."""
+    found = sha256()
+    for array in arrays:
+        found.update(f"{array.dtype.str}{array.shape}".encode())
+        found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return found.hexdigest()
 
 
 @dataclass(frozen=True)
-class DataSource:
-    """Base of data sources; the fields of a subclass are its options."""
-
-    def __str__(self) -> str:
-        return call_text(self)
+class DataSource(Options):
+    """Base of data sources."""
 
     def load(self, seed: int) -> Dataset:
         """Return the data, split with a seed.
@@ -57,15 +68,37 @@ class DataSource:
         """
         raise NotImplementedError
 
+    def beside(self, folder: str | Path) -> Self:
+        """Return the source with every relative `path` taken from a folder, in the data it is made from too.
 
-def split(name: str, x: NDArray[Any], y: NDArray[Any], test: float, seed: int, classes: int) -> Dataset:
+        Raises:
+            DataError: A program cannot hold such a path.
+
+        >>> str(Npz("some.npz").beside("data")), str(Npz("/some.npz").beside("data"))
+        ('npz("data/some.npz")', 'npz("/some.npz")')
+        """
+        found: dict[str, Any] = {}
+        for name in (a.name for a in attributes(type(self))):
+            value = getattr(self, name)
+            if isinstance(value, DataSource):
+                found[name] = value.beside(folder)
+            elif name == "path":
+                found[name] = str(Path(folder) / value)
+                if '"' in found[name] or "\n" in found[name]:
+                    raise DataError(f"{found[name]}: a path with a quotation mark or line break cannot be in a program")
+        return replace(self, **found)
+
+
+def split(
+    name: str, x: NDArray[Any], y: NDArray[Any], test: float, seed: int, classes: int, digest: str = ""
+) -> Dataset:
     """Shuffle with a seed and set a share aside for testing."""
     order = np.random.default_rng([seed, 0x5EED]).permutation(len(x))
     held = max(1, round(test * len(x)))
     if held >= len(x):
         raise DataError(f"{name} has {len(x)} samples, too few to set {held} aside")
     kept, out = order[held:], order[:held]
-    return Dataset(name, (x[kept], y[kept]), (x[out], y[out]), classes)
+    return Dataset(name, (x[kept], y[kept]), (x[out], y[out]), classes, digest)
 
 
 @dataclass(frozen=True)
@@ -73,7 +106,7 @@ class Digits(DataSource):
     """The 1797 handwritten digits of scikit-learn: 8x8 grey values in [0, 1], shape (1, size, size), ten classes.
 
     Args:
-        size: Side of the images; larger ones are interpolated, a multiple of 8 or 28.
+        size: Side of the images; those of more than 8 are interpolated.
         test: Share set aside for testing.
     """
 
@@ -89,7 +122,8 @@ class Digits(DataSource):
         images = (data.images / 16.0).astype(np.float32)
         if self.size != 8:
             images = _resized(images, self.size)
-        return split("digits", images[:, None], data.target.astype(np.int64), self.test, seed, 10)
+        labels = data.target.astype(np.int64)
+        return split("digits", images[:, None], labels, self.test, seed, 10, digest_of(data.images, labels))
 
 
 def _resized(images: Floats, size: int) -> Floats:
@@ -176,7 +210,7 @@ class Npz(DataSource):
     """Arrays `x` and `y` of a NumPy `.npz` file, split; or `x_train`, `y_train`, `x_test` and `y_test` as they are.
 
     Args:
-        path: The file.
+        path: The file; a relative path is taken from the folder of the program.
         test: Share set aside for testing.
     """
 
@@ -186,17 +220,14 @@ class Npz(DataSource):
     def load(self, seed: int) -> Dataset:
         arrays = read_npz(self.path)
         if {"x_train", "y_train", "x_test", "y_test"} <= set(arrays):
-            pairs = [
-                (_numbers(self.path, "inputs", arrays[f"x_{p}"]), _numbers(self.path, "targets", arrays[f"y_{p}"]))
-                for p in ("train", "test")
-            ]
-            return Dataset("npz", pairs[0], pairs[1], _classes(pairs[0][1], pairs[1][1]))
+            a, b, c, d = (_numbers(self.path, n, arrays[n]) for n in ("x_train", "y_train", "x_test", "y_test"))
+            return Dataset("npz", (a, b), (c, d), _classes(b, d), digest_of(a, b, c, d))
         if not {"x", "y"} <= set(arrays):
             raise DataError(f"{self.path}: expected arrays `x` and `y`, found {', '.join(arrays) or 'none'}")
-        x, y = _numbers(self.path, "inputs", arrays["x"]), _numbers(self.path, "targets", arrays["y"])
+        x, y = (_numbers(self.path, n, arrays[n]) for n in ("x", "y"))
         if len(x) != len(y):
             raise DataError(f"{self.path}: expected as many targets as samples, found {len(y)} and {len(x)}")
-        return split("npz", x, y, self.test, seed, _classes(y))
+        return split("npz", x, y, self.test, seed, _classes(y), digest_of(x, y))
 
 
 def _plain(error: Exception) -> str:
@@ -222,15 +253,30 @@ def read_npz(path: str) -> dict[str, NDArray[Any]]:
         raise DataError(f"{path}: {_plain(error)}") from None
 
 
-def _numbers(path: str, what: str, array: NDArray[Any]) -> NDArray[Any]:
+def _numbers(path: str, name: str, array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array of a file as int64 or float32, refusing what these cannot hold."""
+    what = "inputs" if name.startswith("x") else "targets"
     if array.dtype.kind not in "iuf":
         raise DataError(f"{path}: {what} must be numbers, found {array.dtype}")
     if array.ndim == 0:
         raise DataError(f"{path}: {what} must be an array with one entry per sample, found a single number")
     if array.dtype.kind in "iu":
+        if array.dtype == np.uint64:
+            _check(path, name, np.asarray(array < 1 << 63), "integers of 2^63 or more")
         return array.astype(np.int64)
-    with np.errstate(over="ignore"):  # what becomes infinite is refused when the data is fitted
-        return array.astype(np.float32)
+    _check(path, name, np.isfinite(array), "NaN or infinity")
+    with np.errstate(over="ignore"):
+        found = array.astype(np.float32)
+    _check(path, name, np.isfinite(found), "numbers beyond single precision")
+    return found
+
+
+def _check(path: str, name: str, good: NDArray[np.bool_], what: str) -> None:
+    """Refuse an array in which some entries are not good; the message counts samples as they stand in the file."""
+    bad = np.asarray(~good.all(tuple(range(1, good.ndim))))
+    if bad.any():
+        where = f"{int(bad.sum())} of {len(bad)} samples, the first is `{name}[{int(bad.argmax())}]`"
+        raise DataError(f"{path}: `{name}` holds {what} in {where}")
 
 
 def _classes(*targets: NDArray[Any]) -> int:
@@ -244,20 +290,22 @@ class Mnist(DataSource):
     """MNIST or a look-alike from the four idx files in a folder, packed with gzip or not: (1, 28, 28), ten classes.
 
     Args:
-        path: The folder with `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and the two `t10k` files.
+        path: The folder with `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and the two `t10k` files; a relative
+            path is taken from the folder of the program.
     """
 
     path: str = text()
 
     def load(self, seed: int) -> Dataset:
-        parts = []
+        parts, read = [], list[NDArray[Any]]()
         for prefix in ("train", "t10k"):
             images = read_idx(_find(self.path, f"{prefix}-images-idx3-ubyte"), 3)
             labels = read_idx(_find(self.path, f"{prefix}-labels-idx1-ubyte"), 1)
             if len(images) != len(labels):
                 raise DataError(f"{self.path}: {len(images)} {prefix} images and {len(labels)} labels")
             parts.append(((images[:, None] / 255.0).astype(np.float32), labels.astype(np.int64)))
-        return Dataset("mnist", parts[0], parts[1], 10)
+            read += (images, labels)
+        return Dataset("mnist", parts[0], parts[1], 10, digest_of(*read))
 
 
 def _find(folder: str, name: str) -> Path:
@@ -292,7 +340,8 @@ class Cifar(DataSource):
     """CIFAR-10 or CIFAR-100 from the binary version: (3, 32, 32), values in [0, 1].
 
     Args:
-        path: The folder with `data_batch_*.bin` and `test_batch.bin`, or `train.bin` and `test.bin`.
+        path: The folder with `data_batch_*.bin` and `test_batch.bin`, or `train.bin` and `test.bin`; a relative path is
+            taken from the folder of the program.
         classes: 10 or 100.
     """
 
@@ -312,7 +361,8 @@ class Cifar(DataSource):
         labels = 2 if fine else 1
         pairs = [read_cifar(p, labels) for p in train]
         x, y = np.concatenate([p[0] for p in pairs]), np.concatenate([p[1] for p in pairs])
-        return Dataset(f"cifar{self.classes}", (x, y), read_cifar(test, labels), self.classes)
+        held = read_cifar(test, labels)
+        return Dataset(f"cifar{self.classes}", (x, y), held, self.classes, digest_of(x, y, *held))
 
 
 def read_cifar(path: Path, labels: int) -> tuple[Floats, Labels]:

@@ -45,7 +45,7 @@ class Only(DataSource):
             raise DataError(f"only: {data.name} has no labels to choose from")
         if len(set(self.labels)) < len(self.labels):
             raise DataError(f"only: a label is named twice in {list(self.labels)}")
-        if not self.labels or max(self.labels) >= data.classes:
+        if max(self.labels) >= data.classes:
             raise DataError(f"only: {data.name} has labels from 0 to {data.classes - 1}, asked for {list(self.labels)}")
         place = np.full(data.classes, -1, np.int64)
         place[list(self.labels)] = np.arange(len(self.labels))
@@ -126,7 +126,7 @@ class HeldOut(DataSource):
 
     def load(self, seed: int) -> Dataset:
         data = self.of.load(seed)
-        return split(data.name, *data.train, self.share, seed, data.classes)
+        return split(data.name, *data.train, self.share, seed, data.classes, data.digest)
 
 
 DERIVED: tuple[type[DataSource], ...] = (Only, Shifted, HeldOut)

@@ -4,7 +4,7 @@ program.irg       the network as it is now, with the sections it was trained by
 checkpoints/      step-00001234/, the latest two
 history.jsonl     one line per epoch and per rewrite
 history.png       widths and accuracy over time (needs matplotlib)
-summary.json      the result
+summary.json      the result so far, written with every checkpoint
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -25,20 +25,31 @@ from torch import Tensor
 
 from irgrow import checkpoint
 from irgrow.cost import cost
-from irgrow.errors import CheckpointError, DataError, OptionError
+from irgrow.errors import DataError, OptionError
 from irgrow.graph import Graph
 from irgrow.growth import GrowthProgram
 from irgrow.growth.controller import Controller
 from irgrow.journal import Receipt
 from irgrow.network import Network, build
-from irgrow.passes.analyses.places import hidden_axes
 from irgrow.training.fitting import check_batches, fitted
-from irgrow.training.folder import history_rows, latest, saved_steps
+from irgrow.training.folder import (
+    CHECKPOINTS,
+    HISTORY,
+    PROGRAM,
+    SUMMARY,
+    append_text,
+    begun,
+    history_text,
+    named,
+    saved_steps,
+    write_text,
+)
+from irgrow.training.resuming import check_data, data_read, digest_of_text, read_run, take_up
 from irgrow.training.settings import TrainSettings, loss_function
+from irgrow.training.summary import scored, summarised, widths
 from irgrow.training.watching import Report, Watcher
 
 KEPT = 2
-_EXTRA = {"step", "epoch_loss", "epoch_count", "accuracy", "history", "growth", "program", "options"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,7 @@ class Run:
     """One training run.
 
     Args:
-        job: What to do.
+        job: What to do; a relative path of its data is taken from the working folder, and kept in full.
         folder: Where its files go.
         device: Where it computes.
         compile: Whether to compile every lowered module.
@@ -91,10 +102,10 @@ class Run:
     ) -> None:
         if net is not None and net.graph != job.graph:
             raise OptionError(f"the network to go on from, `{net.graph.name}`, is not of the graph of the job")
-        self.job, self.folder = job, Path(folder)
+        settings, self.folder = job.settings, Path(folder)
+        self.job = replace(job, settings=replace(settings, data=settings.data.beside(Path.cwd())))
         self.device = checked_device(device)
         self.compile, self.watcher, self.save_every = compile, watcher or Watcher(), save_every
-        settings = job.settings
         self.dtype = torch.float64 if settings.precision == "float64" else torch.float32
         self.data = fitted(job.graph, settings.data.load(settings.seed), settings.loss)
         check_batches(job.graph, len(self.data.train[0]), settings.batch)
@@ -102,6 +113,8 @@ class Run:
         self.report = Report(steps=self.per_epoch * settings.epochs)
         self.epoch_loss, self.epoch_count = 0.0, 0
         self.history: list[dict[str, Any]] = []
+        self.axes: dict[str, int] = {}
+        self.written: str | None = None
         self.started = time.perf_counter()
         if net is None:
             init = None if settings.init == "default" else settings.init
@@ -113,8 +126,11 @@ class Run:
         """Take a network, with a fresh optimizer, schedule and controller."""
         settings = self.job.settings
         self.net = net.train()
+        self.report.widths = widths(net.graph, self.axes)
         if self.compile:
             net.compile_with()
+        for tracked in tuple(net.tracked):
+            net.untrack(tracked.optimizer)  # of the run that the network comes from
         self.optimizer = settings.optimizer.make(net.parameters())
         schedule = settings.schedule
         self.scheduler = None if schedule is None else schedule.make(self.optimizer, self.report.steps)
@@ -129,16 +145,17 @@ class Run:
 
         Raises:
             DataError: The loss is not finite.
+            OptionError: The folder is not free, or a file of it cannot be written.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OptionError(f"{self.folder}: cannot be made: {(error.strerror or str(error)).lower()}") from None
-        if not self.report.step:
-            if any(self.folder.iterdir()):
-                raise OptionError(f"{self.folder} is not empty; use another folder, or resume the run in it")
-            (self.folder / "history.jsonl").write_text("")
+        if self.report.step:
+            return self._run()
+        with begun(self.folder):
+            write_text(self.folder / HISTORY, "")
             self._record({"event": "start", "step": 0, **self._size()})
+            return self._run()
+
+    def _run(self) -> dict[str, Any] | None:
+        """Train from where the run is."""
         inputs, targets = (self._tensor(a) for a in self.data.train)
         while self.report.step < self.report.steps:
             self.report.epoch = self.report.step // self.per_epoch
@@ -199,7 +216,6 @@ class Run:
 
         for receipt in self.controller.step(x, value, criterion) if self.controller is not None else ():
             self._rewritten(receipt)
-        self.report.widths = widths(self.net.graph)
         self.watcher.step(self.report)
 
     def _rewritten(self, receipt: Receipt) -> None:
@@ -222,8 +238,7 @@ class Run:
             "epoch": self.report.step // self.per_epoch,
             "step": self.report.step,
             "train_loss": self.epoch_loss / max(self.epoch_count, 1),
-            "test_loss": loss,
-            "test_accuracy": accuracy,
+            **scored(loss, accuracy),
             **self._size(),
         }
         self.epoch_loss, self.epoch_count = 0.0, 0
@@ -233,7 +248,9 @@ class Run:
 
     def _size(self) -> dict[str, Any]:
         total = cost(self.net.graph)
-        return {"parameters": total.parameters, "macs": total.macs, "widths": widths(self.net.graph)}
+        self.report.widths = widths(self.net.graph, self.axes)
+        self.axes |= self.report.widths
+        return {"parameters": total.parameters, "macs": total.macs, "widths": dict(self.report.widths)}
 
     def evaluate(self, batch: int = 1024) -> tuple[float, float | None]:
         """Return the mean loss and, for labels, the accuracy on the test data."""
@@ -255,11 +272,15 @@ class Run:
 
     def _record(self, row: dict[str, Any]) -> None:
         self.history.append(row)
-        with (self.folder / "history.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_text(self.folder / HISTORY, history_text([row]))
+
+    @property
+    def program(self) -> str:
+        """The network as it is now, with the sections it is trained by."""
+        return f"{self.net.graph}\n{self.job.sections}"
 
     def save(self) -> Path:
-        """Write a checkpoint from which the run goes on bit for bit."""
+        """Write a checkpoint from which the run goes on bit for bit, and the summary so far."""
         tensors = {"rng": torch.get_rng_state()}
         if self.device.type == "cuda":
             tensors["cuda_rng"] = torch.cuda.get_rng_state(self.device)
@@ -274,41 +295,43 @@ class Run:
             "accuracy": self.report.accuracy,
             "history": len(self.history),
             "growth": growth,
+            "data": data_read(self.data),
             "program": f"{self.job.graph}\n{self.job.sections}",
             "options": {"device": str(self.device), "compile": self.compile, "save_every": self.save_every},
         }
-        place = self.folder / "checkpoints" / f"step-{self.report.step:08d}"
+        place = self.folder / CHECKPOINTS / f"step-{self.report.step:08d}"
         if place.exists() and not (place / checkpoint.MANIFEST).exists():
             shutil.rmtree(place)  # the rest of a damaged one, from which nothing can be read
         checkpoint.save(self.net, place, extra, tensors)
         for old in saved_steps(self.folder)[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
+        self._write_summary(False, (self.folder / "history.png").exists())
         return place
 
     def _write_results(self, finished: bool) -> dict[str, Any]:
         """Write the grown program, the picture and the summary."""
         from irgrow.training.picture import draw_history
 
-        (self.folder / "program.irg").write_text(f"{self.net.graph}\n{self.job.sections}")
-        drawn = draw_history(self.history, self.folder / "history.png")
-        epochs = [row for row in self.history if row["event"] == "epoch"]
-        last = epochs[-1] if epochs else {}
-        graph = self.net.graph
-        summary = {
-            "network": graph.name,
-            "data": str(self.job.settings.data),
-            "finished": finished,
-            "steps": self.report.step,
-            "rewrites": sum(row["event"] == "rewrite" for row in self.history),
-            "test_loss": last.get("test_loss"),
-            "test_accuracy": last.get("test_accuracy"),
-            "parameters": {"before": self.job.graph.count(), "after": graph.count()},
-            "macs": {"before": cost(self.job.graph).macs, "after": cost(graph).macs},
-            "widths": {"before": widths(self.job.graph), "after": widths(graph)},
-            "seconds": round(time.perf_counter() - self.started, 3),
-            "picture": "history.png" if drawn else None,
-        }
-        (self.folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+        write_text(self.folder / PROGRAM, self.program)
+        self.written = digest_of_text(self.program)
+        with named(self.folder / "history.png"):
+            drawn = draw_history(self.history, self.folder / "history.png")
+        return self._write_summary(finished, drawn)
+
+    def _write_summary(self, finished: bool, drawn: bool) -> dict[str, Any]:
+        summary = summarised(
+            self.job.graph,
+            self.net.graph,
+            self.history,
+            self.axes,
+            data=str(self.job.settings.data),
+            finished=finished,
+            steps=self.report.step,
+            seconds=round(time.perf_counter() - self.started, 3),
+            picture="history.png" if drawn else None,
+            program=self.written,
+        )
+        write_text(self.folder / SUMMARY, json.dumps(summary, indent=1, allow_nan=False) + "\n")
         return summary
 
     @classmethod
@@ -316,39 +339,21 @@ class Run:
         """Take a run up again from its latest complete checkpoint.
 
         Raises:
-            CheckpointError: There is none.
+            CheckpointError: There is none, or the run's program was edited.
+            DataError: The data is not what the run began with.
         """
         from irgrow.grammar import parse_program
 
         folder = Path(folder)
-        saved = latest(folder)
+        saved, rows = read_run(folder)
         extra = saved.run["extra"]
-        if not extra.keys() >= _EXTRA:
-            raise CheckpointError(f"{folder}: its latest checkpoint is not of a run")
-        rows = history_rows(folder / "history.jsonl", extra["history"])
-        program = parse_program(extra["program"])
-        options = extra["options"]
+        program, options = parse_program(extra["program"]), extra["options"]
         job = Job(program.graph(), program.training, program.growth)
         run = cls(job, folder, device or options["device"], options["compile"], watcher, options["save_every"])
+        check_data(folder, str(run.job.settings.data), extra.get("data"), run.data)
         run._adopt(checkpoint.network(saved, run.device))
-        checkpoint.restore(run.net, saved)
-        run.report.step, run.report.accuracy = extra["step"], extra["accuracy"]
-        run.epoch_loss, run.epoch_count = extra["epoch_loss"], extra["epoch_count"]
-        run.history = rows
-        (folder / "history.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-        if run.controller is not None:
-            prefix = "run/grow/"
-            recorded = {k[len(prefix) :]: v for k, v in saved.tensors.items() if k.startswith(prefix)}
-            run.controller.load(extra["growth"], {k: v.to(run.device) for k, v in recorded.items()})
-        torch.set_rng_state(saved.tensors["run/rng"])
-        if "run/cuda_rng" in saved.tensors and run.device.type == "cuda":
-            torch.cuda.set_rng_state(saved.tensors["run/cuda_rng"], run.device)
+        take_up(run, saved, rows)
         return run
-
-
-def widths(graph: Graph) -> dict[str, int]:
-    """Return the sizes of the hidden axes, in program order."""
-    return {name: graph.widths[name] for name in hidden_axes(graph)}
 
 
 def checked_device(name: str) -> torch.device:

@@ -9,6 +9,8 @@ import pytest
 
 from irgrow.cli import main
 
+sys.path.insert(0, str(Path(__file__).parent))  # what tests share stands beside them
+
 
 @dataclass(frozen=True)
 class Answer:

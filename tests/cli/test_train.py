@@ -1,70 +1,19 @@
-"""`irgrow train` runs a program's sections in a folder; an interrupted run goes on as if nothing had happened."""
+"""`irgrow train` runs a program's sections in a folder."""
 
 import json
 import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
+from spiral_runs import GROW, KEYS, NET, TRAIN, history, last, summary, weights
 
 from irgrow import load
 from irgrow.grammar import read_program
-
-RUN = "from irgrow.cli import main; main()"
-NET = "net spiral(x: [2], w = 4) { return x |> h1: dense(w) |> tanh |> h2: dense(3) |> tanh |> head: dense(2) }\n"
-GROW = """
-grow {
-  rule more {
-    every = 4
-    when = schedule
-    apply = grow_units
-    where = hidden
-    limit = width <= 6
-  }
-}
-"""
-TRAIN = "train { data = spirals(points = 40)  epochs = 2  batch = 16  seed = 1 }\n"
-KEYS = {
-    "network",
-    "data",
-    "finished",
-    "steps",
-    "rewrites",
-    "test_loss",
-    "test_accuracy",
-    "parameters",
-    "macs",
-    "widths",
-    "seconds",
-    "picture",
-}
 
 
 @pytest.fixture
 def net(write):
     return write(NET + GROW + TRAIN)
-
-
-def last(run):
-    return sorted((run / "checkpoints").iterdir())[-1]
-
-
-def weights(run):
-    return (last(run) / "model.safetensors").read_bytes()
-
-
-def history(run):
-    return [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-
-
-def summary(run):
-    found = json.loads((run / "summary.json").read_text())
-    found.pop("seconds")
-    return found
 
 
 # what a run leaves ---------------------------------------------------------------------------------------------------
@@ -104,7 +53,7 @@ def test_the_summary_is_printed_as_json(folder, irgrow, net):
     assert set(found) == KEYS
     assert found == json.loads((folder / "run" / "summary.json").read_text())
     assert (found["network"], found["finished"], found["steps"], found["rewrites"]) == ("spiral", True, 8, 4)
-    assert found["widths"] == {"before": {"h1": 4, "h2": 3}, "after": {"h1": 6, "h2": 5}}
+    assert found["widths"] == {"before": {"h1": 4, "h2": 3}, "after": {"h1": 6, "h2": 5}, "gone": {}}
 
 
 def test_the_result_is_printed_and_progress_beside_it(irgrow, net):
@@ -141,6 +90,62 @@ def test_values_are_learned_too(folder, fine, write):
     out = fine("train", write(net + 'train { data = npz("data.npz")  loss = mse  epochs = 1 }'), "--out", "run")
     assert out.startswith("sums: test loss ")
     assert summary(folder / "run")["test_accuracy"] is None
+
+
+def test_widths_that_came_and_went_are_printed():
+    from irgrow.cli.train import _result
+
+    widths = {"before": {"a": 4, "b": 3, "c": 2}, "after": {"a": 5, "c": 2, "new": 6}, "gone": {"b": 9, "d": 7}}
+    summary = {"network": "n", "test_accuracy": None, "test_loss": None, "parameters": {"before": 1, "after": 2}}
+    summary |= {
+        "widths": widths,
+        "steps": 3,
+        "rewrites": 4,
+        "seconds": 5.0,
+        "warnings": ["epoch 1: this", "epoch 2: that"],
+    }
+    assert _result(summary, "run").splitlines() == [
+        "n: test loss not finite, 1 -> 2 parameters",
+        "widths: a 4 -> 5, b 3 -> 0, new 0 -> 6, d 7 -> 0",
+        "warning: epoch 1: this (and 1 more)",
+        "3 steps, 4 rewrites, 5.0 s, in run",
+    ]
+
+
+def test_a_test_loss_that_is_not_finite_is_told(folder, irgrow, write):
+    import numpy as np
+
+    x = np.zeros((20, 2), np.float32)
+    np.savez(folder / "data.npz", x_train=x, y_train=x[:, 0], x_test=x, y_test=np.full(20, 1e30))
+    net = "net sums(x: [2]) { return x |> h: dense(4) |> tanh |> head: dense(1) }\n"
+    net = write(net + 'train { data = npz("data.npz")  loss = mse  epochs = 1 }')
+    answer = irgrow("train", net, "--out", "run")
+    assert answer.code == 0
+    assert "epoch 1: loss 0." in answer.err
+    assert "test loss not finite, 17 parameters\nwarning: the test loss is inf\n" in answer.err
+    assert "sums: test loss not finite, 17 -> 17 parameters\nwarning: epoch 1: the test loss is inf\n" in answer.out
+    found = irgrow("train", net, "--out", "again", "--json").out
+    assert "Infinity" not in found
+    assert json.loads(found)["test_loss"] is None
+
+
+def test_what_is_written_to_a_file_is_a_line_for_each_event(irgrow, write):
+    long = NET.replace("h1", "first_of_two_layers_with_a_name_that_is_longer_than_most_of_the_lines_of_a_terminal")
+    err = irgrow("train", write(long + GROW + TRAIN), "--out", "run").err.splitlines()
+    assert len(err) == 6
+    assert max(map(len, err)) > 100
+    assert all(line.startswith(("step ", "epoch ")) for line in err)
+
+
+def test_what_a_rewrite_fell_back_on_is_told_and_kept(folder, irgrow, write):
+    """The first layer has more units than inputs, so that no fan-in is orthogonal to those there are."""
+    answer = irgrow(
+        "train", write(NET + GROW.replace("grow_units\n", "grow_units(init = north_weight)\n") + TRAIN), "--out", "run"
+    )
+    rows = [row for row in history(folder / "run") if row["event"] == "rewrite" and "(h1" in row["rewrite"]]
+    assert len(rows) == 2
+    assert all("`h1` span all 2 directions" in note for row in rows for note in row["notes"])
+    assert "note: north_weight: the units of `h1` span all 2 directions" in " ".join(answer.err.split())
 
 
 # options -------------------------------------------------------------------------------------------------------------
@@ -203,6 +208,30 @@ def test_an_unknown_precision_is_refused(mistake, net):
     assert "`precision` takes one of float32, float64, bf16, found int8" in mistake("train", net, "--precision", "int8")
 
 
+def test_a_folder_that_a_killed_run_left_is_told_from_one_to_go_on_with(folder, mistake, fine, net):
+    (folder / "left").mkdir()
+    (folder / "left" / "history.jsonl").write_text("")
+    message = mistake("train", net, "--out", "left")
+    assert "it holds a run that ended before its first checkpoint; remove it, or give another --out" in message
+    assert "--resume" not in message
+    fine("train", net, "--out", "run")
+    assert "--resume run" in mistake("train", net, "--out", "run")
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_is_read_only_is_named(folder, mistake, net):
+    (folder / "run").mkdir(mode=0o500)
+    assert mistake("train", net, "--out", "run") == "error: run/history.jsonl: cannot be written: permission denied\n"
+
+
+def test_an_error_of_the_system_names_the_file(mistake, net, monkeypatch):
+    def broken(run):
+        raise PermissionError(13, "Permission denied", "somewhere/else")
+
+    monkeypatch.setattr("irgrow.training.loop.Run.run", broken)
+    assert mistake("train", net, "--out", "run") == "error: somewhere/else: permission denied\n"
+
+
 @pytest.mark.parametrize("options", [("--epochs", "0"), ("--seed", "-1"), ("--save-every", "-1")], ids=" ".join)
 def test_numbers_out_of_range_are_refused(folder, irgrow, net, options):
     answer = irgrow("train", net, *options)
@@ -225,139 +254,15 @@ def test_data_that_does_not_fit_is_refused(mistake, write, old, new, message):
     assert message in mistake("train", write((NET + TRAIN).replace(old, new)), "--out", "run")
 
 
-def test_a_loss_that_explodes_is_one_message(irgrow, write):
+def test_a_loss_that_explodes_is_one_message(folder, irgrow, write):
     text = NET + TRAIN.replace("batch = 16", "batch = 16  loss = cross_entropy  optimizer = sgd(lr = 1e38)")
-    answer = irgrow("train", write(text), "--out", "run")
-    assert answer.code == 2
-    assert "error: the loss of step " in answer.err
+    net = write(text)
+    for _ in range(2):
+        answer = irgrow("train", net, "--out", "run")
+        assert answer.code == 2
+        assert "error: the loss of step " in answer.err
+        assert sorted(os.listdir(folder)) == ["net.irg"], "nothing was saved, and nothing is left"
 
 
 def test_something_to_train_is_needed(mistake):
     assert "a program to train is needed, or --resume FOLDER" in mistake("train")
-
-
-# going on ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def done(folder, fine, net):
-    fine("train", net, "--out", "run")
-    return folder / "run"
-
-
-def test_a_finished_run_goes_on_to_nothing(fine, done):
-    before = weights(done), history(done), summary(done)
-    fine("train", "--resume", "run")
-    assert (weights(done), history(done), summary(done)) == before
-
-
-def test_a_run_goes_on_from_its_first_checkpoint(fine, done):
-    before = weights(done), history(done), summary(done)
-    shutil.rmtree(last(done))
-    fine("train", "--resume", "run")
-    assert (weights(done), history(done), summary(done)) == before
-
-
-def test_a_damaged_checkpoint_is_passed_over(fine, done):
-    before = weights(done)
-    (last(done) / "model.safetensors").write_bytes(b"nothing")
-    fine("train", "--resume", "run")
-    assert weights(done) == before
-
-
-def test_a_run_with_nothing_but_damaged_checkpoints_is_a_mistake(mistake, done):
-    for place in (done / "checkpoints").iterdir():
-        (place / "model.safetensors").write_bytes(b"nothing")
-    assert "model.safetensors: damaged" in mistake("train", "--resume", "run")
-
-
-@pytest.mark.parametrize("place", ["gone", "net.irg", "."])
-def test_a_place_without_a_run_is_a_mistake(mistake, net, place):
-    assert mistake("train", "--resume", place) == f"error: {place}: no checkpoint to resume from\n"
-
-
-def test_a_program_beside_resume_is_a_mistake(mistake, net, done):
-    assert "--resume goes on with the run's own program" in mistake("train", net, "--resume", "run")
-
-
-@pytest.mark.parametrize(
-    "options",
-    [("--epochs", "5"), ("--seed", "5"), ("--precision", "bf16"), ("--out", "b"), ("--set", "w=9"), ("--net", "m")],
-    ids=lambda o: o[0],
-)
-def test_options_that_a_resumed_run_cannot_follow_are_a_mistake(mistake, done, options):
-    assert options[0] in mistake("train", "--resume", "run", *options)
-
-
-def test_a_checkpoint_that_no_run_wrote_is_a_mistake(mistake, done):
-    from irgrow import build, save
-
-    shutil.rmtree(done / "checkpoints")
-    save(build(NET), done / "checkpoints" / "step-00000001")
-    assert "run: its latest checkpoint is not of a run" in mistake("train", "--resume", "run")
-
-
-def test_a_checkpoint_of_another_program_is_a_mistake(mistake, done):
-    from irgrow import checkpoint
-
-    other = checkpoint.read(last(done))
-    extra = {**other.run["extra"], "program": NET.replace("[2]", "[5]") + TRAIN}
-    tensors = {"rng": other.tensors["run/rng"]}
-    shutil.rmtree(done / "checkpoints")
-    checkpoint.save(checkpoint.network(other), done / "checkpoints" / "step-00000008", extra, tensors)
-    mistake("train", "--resume", "run")
-
-
-def test_a_run_without_its_history_is_a_mistake(mistake, done):
-    (done / "history.jsonl").unlink()
-    assert "history.jsonl" in mistake("train", "--resume", "run")
-
-
-def test_ctrl_c_saves_and_the_run_goes_on_bit_for_bit(folder, fine, net):
-    long = ("train", net, "--epochs", "12")
-    fine(*long, "--out", "whole")
-    run = folder / "run"
-    command = [sys.executable, "-c", RUN, *long, "--out", "run"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < deadline:
-            if (run / "history.jsonl").exists() and '"epoch"' in (run / "history.jsonl").read_text():
-                break
-            time.sleep(0.005)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert out == ""
-    assert "Traceback" not in err
-    assert err.endswith("go on with: irgrow train --resume run\n")
-    assert summary(run)["finished"] is False
-    assert last(run).name < "step-00000048"
-    fine("train", "--resume", "run")
-    assert history(run) == history(folder / "whole")
-    assert summary(run) == summary(folder / "whole")
-    assert (run / "program.irg").read_text() == (folder / "whole" / "program.irg").read_text()
-    for file in ("model.safetensors", "optim.safetensors"):
-        assert (last(run) / file).read_bytes() == (last(folder / "whole") / file).read_bytes()
-
-
-def test_a_run_can_be_stopped_after_every_step(folder, irgrow, fine, net, monkeypatch):
-    fine("train", net, "--out", "whole")
-    monkeypatch.setattr("irgrow.cli.train._Terminal.stopping", lambda self: True)
-    answer = irgrow("train", net, "--out", "run")
-    for step in range(1, 8):
-        assert (answer.code, answer.out) == (130, "")
-        assert f"stopped after {step} steps" in answer.err.replace("1 step;", "1 steps;")
-        answer = irgrow("train", "--resume", "run")
-    assert weights(folder / "run") == weights(folder / "whole")
-    assert history(folder / "run") == history(folder / "whole")
-
-
-def test_what_a_rewrite_fell_back_on_is_told_and_kept(folder, irgrow, write):
-    """The first layer has more units than inputs, so that no fan-in is orthogonal to those there are."""
-    answer = irgrow(
-        "train", write(NET + GROW.replace("grow_units\n", "grow_units(init = north_weight)\n") + TRAIN), "--out", "run"
-    )
-    rows = [row for row in history(folder / "run") if row["event"] == "rewrite" and "(h1" in row["rewrite"]]
-    assert len(rows) == 2
-    assert all("`h1` span all 2 directions" in note for row in rows for note in row["notes"])
-    assert "note: north_weight: the units of `h1` span all 2 directions" in " ".join(answer.err.split())

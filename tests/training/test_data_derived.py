@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sample_data import rows, same
 
-from irgrow.errors import DataError, ProgramError
+from irgrow.errors import DataError, OptionError, ProgramError
 from irgrow.grammar import parse_program
 from irgrow.training.data import Dataset, DataSource, Digits, Npz, Spirals, ToyFeatures
 from irgrow.training.derived import HeldOut, Only, Shifted, rotated
@@ -38,13 +38,17 @@ def test_only_of_all_labels_changes_nothing_and_two_halves_are_the_whole():
     ("labels", "message"),
     [
         ((3, 3), r"only: a label is named twice in \[3, 3\]"),
-        ((), r"only: digits has labels from 0 to 9, asked for \[\]"),
         ((1, 10), r"only: digits has labels from 0 to 9, asked for \[1, 10\]"),
     ],
 )
 def test_only_refuses_labels_that_are_not_there(labels, message):
     with pytest.raises(DataError, match=message):
         Only(Digits(), labels).load(0)
+
+
+def test_only_takes_a_label_at_least():
+    with pytest.raises(OptionError, match="`labels` takes"):
+        Only(Digits(), ())
 
 
 def test_only_refuses_data_without_labels():

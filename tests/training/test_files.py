@@ -1,176 +1,17 @@
-"""Data in files the user has: npz, MNIST and CIFAR, written by the tests, damaged too."""
+"""Data in files the user has: MNIST and CIFAR, written by the tests, damaged too; digests and places of all files."""
 
 import gzip
-import random
 import struct
-import zipfile
 
 import numpy as np
 import pytest
-from sample_data import RNG, message_of, rows, same
+from sample_data import RNG, message_of
 
 from irgrow.errors import DataError
-from irgrow.training.data import SOURCES, Cifar, Mnist, Npz, read_cifar, read_idx
+from irgrow.training.data import SOURCES, Cifar, Digits, Mnist, Npz, Spirals, ToyFeatures, read_cifar, read_idx
+from irgrow.training.derived import HeldOut, Only
 
 pytestmark = pytest.mark.usefixtures("inside")
-
-# npz -----------------------------------------------------------------------------------------------------------------
-
-
-def test_npz_splits_x_and_y():
-    x, y = RNG.normal(size=(40, 2, 3)), RNG.integers(0, 4, 40)
-    y[0] = 3
-    np.savez("d.npz", x=x, y=y, comment=np.zeros(2))
-    data = Npz("d.npz", 0.25).load(5)
-    assert (len(data.train[0]), len(data.test[0])) == (30, 10)
-    assert data.train[0].shape[1:] == (2, 3)
-    assert data.train[0].dtype == np.float32
-    assert data.classes == 4
-    wanted = np.concatenate([x.reshape(40, -1).astype(np.float32), y[:, None]], 1)
-    assert np.array_equal(rows(data), wanted[np.lexsort(wanted.T)])
-    assert same(data, Npz("d.npz", 0.25).load(5))
-    assert not same(data, Npz("d.npz", 0.25).load(6))
-
-
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_npz_takes_a_given_split_as_it_is(save):
-    arrays = {
-        "x_train": RNG.normal(size=(6, 2)).astype(np.float32),
-        "y_train": RNG.normal(size=(6, 1)).astype(np.float32),
-        "x_test": RNG.normal(size=(3, 2)).astype(np.float32),
-        "y_test": RNG.normal(size=(3, 1)).astype(np.float32),
-    }
-    save("d.npz", **arrays)
-    data = Npz("d.npz").load(0)
-    assert [np.array_equal(p, arrays[n]) for p, n in zip((*data.train, *data.test), arrays, strict=True)] == [True] * 4
-    assert data.classes == 0, "float targets are values"
-    assert same(data, Npz("d.npz").load(1)), "the seed has nothing to split"
-
-
-def test_npz_counts_classes_over_both_parts():
-    np.savez("d.npz", x_train=np.zeros((3, 1)), y_train=[0, 1, 0], x_test=np.zeros((2, 1)), y_test=[6, 0])
-    assert Npz("d.npz").load(0).classes == 7
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32, np.uint16, np.int64])
-def test_npz_keeps_integers_whole(dtype):
-    np.savez("d.npz", x=np.full((4, 2), 7, dtype), y=np.arange(4).astype(dtype))
-    data = Npz("d.npz").load(0)
-    assert {a.dtype for a in (*data.train, *data.test)} == {np.dtype(np.int64)}
-    assert sorted(np.concatenate([data.train[1], data.test[1]])) == [0, 1, 2, 3]
-
-
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
-        ({"x": [[1.0]]}, "d.npz: expected arrays `x` and `y`, found x"),
-        ({"X": [[1.0]], "Y": [1]}, "d.npz: expected arrays `x` and `y`, found X, Y"),
-        ({"x_train": [[1.0]], "y_train": [0], "x_test": [[1.0]]}, "expected arrays `x` and `y`, found x_train"),
-        ({}, "d.npz: expected arrays `x` and `y`, found none"),
-        ({"x": np.zeros((5, 2)), "y": np.zeros(4)}, "d.npz: expected as many targets as samples, found 4 and 5"),
-        ({"x": [["a"]] * 4, "y": [0] * 4}, "inputs must be numbers, found <U1"),
-        ({"x": np.zeros((4, 1), complex), "y": [0] * 4}, "inputs must be numbers, found complex128"),
-        ({"x": np.zeros((4, 1)), "y": np.array(["a"] * 4)}, "targets must be numbers, found <U1"),
-        ({"x": np.zeros((4, 1)), "y": np.zeros(4, "M8[s]")}, "targets must be numbers, found datetime64"),
-        ({"x": np.zeros((4, 1)), "y": np.zeros(4, bool)}, "targets must be numbers, found bool"),
-    ],
-)
-def test_wrong_arrays_are_named(arrays, message):
-    np.savez("d.npz", **arrays)
-    with pytest.raises(DataError) as caught:
-        Npz("d.npz").load(0)
-    assert message in str(caught.value)
-
-
-@pytest.mark.parametrize("layout", [("x", "y"), ("x_train", "y_train", "x_test", "y_test")], ids=len)
-@pytest.mark.parametrize("which", ["x", "y"])
-def test_wrong_types_name_the_file(layout, which):
-    arrays = {n: np.full(4, "a") if n.startswith(which) else np.zeros(4) for n in layout}
-    np.savez("d.npz", **arrays)
-    with pytest.raises(DataError, match=r"d\.npz.* must be numbers, found <U1"):
-        Npz("d.npz").load(0)
-
-
-def test_single_numbers_are_no_samples():
-    np.savez("d.npz", x=1.0, y=2.0)
-    with pytest.raises(DataError, match=r"d\.npz"):
-        Npz("d.npz").load(0)
-
-
-def test_values_beyond_single_precision_are_an_error_of_the_data():
-    np.savez("d.npz", x=np.full((9, 2), 1e300), y=np.zeros(9, np.int64))
-    from irgrow.grammar import parse
-    from irgrow.training.fitting import fitted
-
-    graph = parse("net n(x: [2]) { return x |> dense(1) }")
-    with pytest.raises(DataError, match="NaN or infinity|d.npz"):
-        fitted(graph, Npz("d.npz").load(0), "cross_entropy")
-
-
-def npy(descr, shape, payload):
-    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".encode()
-    header += b" " * (63 - (len(header) + 10) % 64) + b"\n"
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + payload
-
-
-def zipped(path, **members):
-    with zipfile.ZipFile(path, "w") as file:
-        for name, data in members.items():
-            file.writestr(f"{name}.npy", data)
-
-
-def test_object_arrays_are_refused_and_nothing_in_them_runs(tmp_path):
-    planted = tmp_path / "planted"
-    payload = f"cbuiltins\nopen\n(S'{planted}'\nS'w'\ntR.".encode()  # as text: would make a file when unpickled
-    zipped("d.npz", x=npy("|O", (4,), payload), y=npy("<i8", (4,), bytes(32)))
-    with pytest.raises(DataError, match=r"d\.npz: object arrays cannot be loaded"):
-        Npz("d.npz").load(0)
-    (tmp_path / "raw.npz").write_bytes(payload)
-    with pytest.raises(DataError, match=r"raw\.npz"):
-        Npz("raw.npz").load(0)
-    assert not planted.exists()
-    zipped("d.npz", x=npy("<f8", (4,), bytes(32)), y=npy("<i8", (4,), bytes(32)))
-    assert len(Npz("d.npz").load(0).train[0]) == 3, "the same file with numbers in it is read"
-
-
-def test_missing_files_and_folders():
-    with pytest.raises(DataError, match=r"gone\.npz: no such file or directory"):
-        Npz("gone.npz").load(0)
-    with pytest.raises(DataError, match=r": is a directory"):
-        Npz(".").load(0)
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"P", b"PK\x03\x04", b"not an archive", bytes(100), b"\x93NUMPY\x01"], ids=repr
-)
-def test_what_is_no_archive_is_an_error_of_the_file(tmp_path, content):
-    (tmp_path / "d.npz").write_bytes(content)
-    with pytest.raises(DataError, match=r"d\.npz"):
-        Npz("d.npz").load(0)
-
-
-def test_a_single_array_is_no_archive():
-    np.save("d.npy", np.zeros(3))
-    with pytest.raises(DataError, match=r"d\.npy"):
-        Npz("d.npy").load(0)
-
-
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_damage_anywhere_is_an_error_of_the_file_or_harmless(tmp_path, save):
-    save("d.npz", x=RNG.normal(size=(6, 2)), y=np.arange(6))
-    path = tmp_path / "d.npz"
-    good, rng, refused = path.read_bytes(), random.Random(1), 0
-    for number in range(400):
-        broken = bytearray(good)
-        place = rng.randrange(len(good))
-        if number % 4:
-            broken[place] ^= 1 << rng.randrange(8)
-        else:
-            del broken[place:]
-        path.write_bytes(bytes(broken))
-        refused += message_of(lambda: Npz("d.npz").load(0)).startswith("d.npz: ")
-    assert refused > 200
-
 
 # mnist ---------------------------------------------------------------------------------------------------------------
 
@@ -331,6 +172,58 @@ def test_missing_cifar_files_are_named(tmp_path):
         read_cifar(tmp_path / "gone.bin", 1)
     with pytest.raises(DataError, match="cifar has 10 or 100 classes, found 20"):
         Cifar(str(tmp_path), 20).load(0)
+
+
+# what tells files from one another, and where they are ----------------------------------------------------------------
+
+
+def test_the_digest_is_that_of_what_was_read_however_it_is_split_or_packed():
+    x, y = RNG.normal(size=(10, 2)), np.arange(10)
+    np.savez("a.npz", x=x, y=y)
+    np.savez_compressed("b.npz", x=x, y=y)
+    digest = Npz("a.npz").load(0).digest
+    assert len(digest) == 64
+    assert {Npz(p, share).load(seed).digest for p in ("a.npz", "b.npz") for share in (0.2, 0.5) for seed in (0, 1)} == {
+        digest
+    }
+    assert HeldOut(Only(Npz("a.npz"), tuple(range(10)))).load(0).digest == digest
+    for other in (
+        {"x": x + 1e-6, "y": y},
+        {"x": x, "y": y[::-1]},
+        {"x": x[:, :, None], "y": y},
+        {"x": x[:9], "y": y[:9]},
+    ):
+        np.savez("c.npz", **other)
+        assert Npz("c.npz").load(0).digest != digest
+
+
+def test_every_source_that_reads_has_a_digest(tmp_path):
+    mnist(tmp_path / "m")
+    for name, count in (("data_batch_1.bin", 2), ("test_batch.bin", 1)):
+        (tmp_path / name).write_bytes(records(count, 1, 10)[2])
+    found = [Digits(), Digits(9), Mnist("m"), Cifar(".")]
+    digests = [source.load(0).digest for source in found]
+    assert digests[0] == digests[1], "sizes are made, not read"
+    assert len(set(digests)) == 3
+    assert all(len(d) == 64 for d in digests)
+    assert Spirals(9).load(0).digest == ToyFeatures().load(0).digest == ""
+    (tmp_path / "test_batch.bin").write_bytes(records(1, 1, 10, seed=1)[2])
+    mnist(tmp_path / "m", images=IMAGES[::-1])
+    assert not {source.load(0).digest for source in found[2:]} & set(digests)
+
+
+def test_relative_paths_are_taken_from_a_folder_in_what_is_made_of_them_too(tmp_path):
+    (tmp_path / "sub").mkdir()
+    np.savez("sub/d.npz", x=np.zeros((9, 2)), y=np.arange(9))
+    assert Npz("d.npz", 0.5).beside("sub") == Npz("sub/d.npz", 0.5)
+    assert Npz("/data/d.npz").beside("sub") == Npz("/data/d.npz")
+    assert Mnist("m").beside("sub") == Mnist("sub/m")
+    assert Cifar("c", 100).beside(tmp_path) == Cifar(f"{tmp_path}/c", 100)
+    assert HeldOut(Only(Npz("d.npz"), (0, 1))).beside("sub") == HeldOut(Only(Npz("sub/d.npz"), (0, 1)))
+    assert Digits(9).beside("sub") == Digits(9)
+    assert len(Npz("d.npz").beside("sub").load(0).test[0]) == 2
+    with pytest.raises(DataError, match="quotation mark or line break"):
+        Npz("d.npz").beside('a "folder"')
 
 
 def test_every_source_was_tested_here():

@@ -43,12 +43,61 @@ def test_whole_numbers_become_floats():
     assert (found.train[0] == 3).all()
 
 
-@pytest.mark.parametrize(("net", "shape"), [(NET, (6, 2, 2)), (NET, (6, 4, 1)), (IMAGE, (6, 4)), (IMAGE, (6, 2, 2))])
-def test_shapes_of_as_many_numbers_fit(net, shape):
+@pytest.mark.parametrize(
+    ("net", "shape"),
+    [
+        (NET, (6, 2, 2)),
+        (NET, (6, 4, 1)),
+        (IMAGE, (6, 4)),
+        (IMAGE, (6, 2, 2)),
+        (IMAGE, (6, 2, 2, 1)),
+        (IMAGE, (6, 4, 1)),
+    ],
+)
+def test_flat_values_arrays_and_axes_of_size_one_fit(net, shape):
     x = np.arange(24, dtype=np.float32).reshape(shape)
     found = fitted(parse(net), data(x), "cross_entropy")
     assert found.train[0].shape[1:] == parse(net).shape("x")
     assert np.array_equal(found.train[0].ravel(), x.ravel())
+
+
+COLOUR = "net c(x: [3, 4, 4]) { return x |> flatten |> head: dense(2) }"
+TALL = "net t(x: [1, 4, 2]) { return x |> flatten |> head: dense(2) }"
+
+
+@pytest.mark.parametrize(
+    ("net", "shape", "remedy"),
+    [
+        (COLOUR, (4, 4, 3), "0, 3, 1, 2"),
+        (COLOUR, (4, 3, 4), "0, 2, 1, 3"),
+        (TALL, (1, 2, 4), "0, 1, 3, 2"),
+        (TALL, (2, 4, 1), "0, 3, 2, 1"),
+        (COLOUR, (6, 8), None),
+        (COLOUR, (3, 2, 8), None),
+        (TALL, (2, 4), None),
+    ],
+)
+def test_values_in_another_order_are_refused_with_the_transpose_that_mends_them(net, shape, remedy):
+    graph = parse(net)
+    wanted = graph.shape("x")
+    x = np.arange(6 * np.prod(shape), dtype=np.float32).reshape(6, *shape)
+    message = refused(net, data(x))
+    named = f"; `x.transpose({remedy})` has that order" if remedy else ""
+    assert message == f"the input `x` takes {list(wanted)}, some has {list(shape)}{named}"
+    if remedy:
+        turned = x.transpose(*map(int, remedy.split(", ")))
+        assert np.array_equal(fitted(graph, data(turned), "cross_entropy").train[0], turned)
+
+
+def test_values_to_learn_in_another_order_are_refused_too():
+    net = "net i(x: [3, 4, 4]) { return x |> conv(3, kernel = 1) }"
+    x = np.ones((6, 3, 4, 4), np.float32)
+    y = np.arange(6 * 48, dtype=np.float32).reshape(6, 4, 4, 3)
+    assert refused(net, data(x, y), "mse") == (
+        "the output `conv_1` gives [3, 4, 4], some has targets of [4, 4, 3]; `y.transpose(0, 3, 1, 2)` has that order"
+    )
+    flat = fitted(parse(net), data(x, y.reshape(6, -1)), "mse").train[1]
+    assert np.array_equal(flat.ravel(), y.ravel())
 
 
 @pytest.mark.parametrize("shape", [(6, 3), (6, 5), (6, 2, 3), (6,)])
@@ -56,11 +105,21 @@ def test_a_wrong_shape_names_both(shape):
     assert refused(NET, data(np.ones(shape, np.float32))) == f"the input `x` takes [4], some has {list(shape[1:])}"
 
 
-def test_digits_of_another_size_are_the_remedy():
-    message = refused("net n(image: [1, 28, 28]) { return image |> flatten |> dense(10) }", Digits().load(0))
-    assert message == (
-        "the input `image` takes [1, 28, 28], digits has [1, 8, 8]; `digits(size = 28)` makes images of 28x28"
-    )
+@pytest.mark.parametrize(
+    ("shape", "size", "remedy"),
+    [("1, 28, 28", 8, 28), ("64", 9, 8), ("27, 27", 28, 27), ("3, 8, 8", 8, None), ("65", 8, None), ("7, 7", 8, None)],
+)
+def test_digits_of_the_size_wanted_are_the_remedy(shape, size, remedy):
+    net = f"net n(image: [{shape}]) {{ return image |> flatten |> dense(10) }}"
+    if "," not in shape:
+        net = net.replace("flatten |> ", "")
+    named = f"; `digits(size = {remedy})` makes images of {remedy}x{remedy}" if remedy else ""
+    message = refused(net, Digits(size).load(0))
+    assert message == f"the input `image` takes [{shape}], digits has [1, {size}, {size}]{named}"
+    if remedy:
+        assert fitted(parse(net), Digits(remedy).load(0), "cross_entropy").train[0].shape[1:] == parse(net).shape(
+            "image"
+        )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -69,12 +128,14 @@ def test_inputs_are_finite(value, part):
     x = np.ones((6, 4), np.float32)
     x[3, 1] = x[3, 2] = x[5, 0] = value
     message = refused(NET, data(**{part: (x, np.zeros(6, np.int64))}))
-    assert message == "some: 2 samples hold NaN or infinity, the first is sample 3"
+    which = "training" if part == "train" else "test"
+    assert message == f"some: 2 {which} samples hold NaN or infinity, the first is {which} sample 3"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_targets_are_finite(value):
-    assert "some: targets hold NaN or infinity" in refused(VALUES, data(y=np.array([0, value, 0, 0, 0, 0])), "mse")
+    message = refused(VALUES, data(y=np.array([0, value, 0, 0, 0, 0])), "mse")
+    assert message == "some: targets of 1 training samples hold NaN or infinity, the first is training sample 1"
 
 
 @pytest.mark.parametrize(("labels", "found"), [([0, 1, 2, 0, 0, 0], "0 to 2"), ([0, -1, 0, 0, 0, 0], "-1 to 0")])
@@ -85,8 +146,14 @@ def test_labels_are_classes_of_the_output(labels, found, part):
 
 
 def test_labels_are_whole_numbers():
-    message = refused(NET, data(y=np.zeros(6, np.float32)))
+    message = refused(NET, data(y=np.full(6, 0.5, np.float32)))
     assert message == "cross_entropy takes integer labels, some has float32; use `loss = mse` for values"
+
+
+def test_whole_numbers_that_are_floats_are_labels_of_the_wrong_type():
+    message = refused(NET, data(y=np.array([0, 1, 1, 0, 0, 1], np.float32)))
+    remedy = "`y.astype(int)` makes labels of them, `loss = mse` takes them as values"
+    assert message == f"cross_entropy takes integer labels, some has whole numbers of type float32; {remedy}"
 
 
 def test_labels_may_stand_in_a_column():
@@ -95,8 +162,11 @@ def test_labels_may_stand_in_a_column():
 
 
 def test_one_label_for_each_sample():
-    hot = np.eye(2, dtype=np.int64)[[0, 1, 0, 1, 1, 0]]
-    assert "some" in refused(NET, data(y=hot))
+    message = "cross_entropy takes one label for each sample, some has [2]"
+    for kind in (np.int64, np.float32):
+        hot = np.eye(2, dtype=kind)[[0, 1, 0, 1, 1, 0]]
+        assert refused(NET, data(y=hot)) == f"{message}; `y.argmax(1)` makes labels of these one-hot rows"
+        assert refused(NET, data(y=1 - hot + np.eye(6, 2, dtype=kind))) == message
 
 
 def test_cross_entropy_needs_one_number_per_class():

@@ -21,7 +21,8 @@ from small_runs import (
 from irgrow import checkpoint
 from irgrow.grammar import parse_program
 from irgrow.training.folder import saved_steps
-from irgrow.training.loop import KEPT, Job, Run, widths
+from irgrow.training.loop import KEPT, Job, Run
+from irgrow.training.summary import widths
 from irgrow.training.watching import Watcher
 
 # what a run leaves behind --------------------------------------------------------------------------------------------
@@ -110,8 +111,9 @@ def test_the_summary_agrees_with_the_history(tmp_path):
     assert summary["rewrites"] == len(events(tmp_path, "rewrite")) == len(run.net.journal) == 3
     for key in ("test_loss", "test_accuracy"):
         assert summary[key] == rows[-1][key]
-    for key in ("parameters", "macs", "widths"):
+    for key in ("parameters", "macs"):
         assert summary[key] == {"before": rows[0][key], "after": rows[-1][key]}
+    assert summary["widths"] == {"before": rows[0]["widths"], "after": rows[-1]["widths"], "gone": {}}
     assert summary["parameters"]["after"] == sum(p.numel() for p in run.net.parameters())
     assert summary["widths"]["after"] == widths(run.net.graph)
     assert summary["seconds"] >= 0

@@ -1,6 +1,7 @@
 """The picture of a run: drawn from any history with an epoch in it, openable, and showing what it should."""
 
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -88,8 +89,53 @@ def test_only_the_first_axes_of_many_are_drawn(tmp_path, drawn, count):
     assert draw_history(history(widths=widths), tmp_path / "h.png") is True
     is_a_picture(tmp_path / "h.png")
     assert [kwargs["label"] for _, kwargs in drawn["step"]] == list(widths)[:MOST_LINES]
-    more = f" (first {MOST_LINES} of {count})" if count > MOST_LINES else ""
-    assert drawn["legend"][0][1]["title"] == f"hidden axes{more}"
+    more = f" ({MOST_LINES} of {count})" if count > MOST_LINES else ""
+    assert drawn["legend"][0][1]["title"] == f"axes{more}"
+
+
+def test_of_many_axes_those_that_changed_are_drawn(tmp_path, drawn):
+    rows = history(widths={f"a{i}": 3 for i in range(40)}, grown=False)
+    for row in rows[2:]:
+        row["widths"] = {**row["widths"], "a30": 5}
+        del row["widths"]["a35"]
+    assert draw_history(rows, tmp_path / "h.png") is True
+    assert [kwargs["label"] for _, kwargs in drawn["step"]] == [*(f"a{i}" for i in range(10)), "a30", "a35"]
+
+
+def test_lines_of_one_width_can_all_be_seen(tmp_path, drawn):
+    """Of those that lie on one another the upper ones are thinner, and no two look the same."""
+    assert draw_history(history(widths={f"a{i}": 3 for i in range(MOST_LINES)}), tmp_path / "h.png") is True
+    thickness = [kwargs["linewidth"] for _, kwargs in drawn["step"]]
+    assert all(a - b > 0.5 for a, b in pairwise(thickness))
+    assert thickness[-1] > 1
+    assert len({(kwargs["color"], kwargs["linestyle"]) for _, kwargs in drawn["step"]}) == MOST_LINES
+
+
+def test_an_axis_that_goes_ends_with_a_cross(tmp_path, drawn):
+    rows = history()
+    for row in rows[4:]:
+        row["widths"] = {"b": row["widths"]["b"]}
+    assert draw_history(rows, tmp_path / "h.png") is True
+    is_a_picture(tmp_path / "h.png")
+    lines = {kwargs["label"]: args for args, kwargs in drawn["step"]}
+    assert lines["a"][1] == [3, 4, 4, 5, None, None, None]
+    (cross,) = [args for args, kwargs in drawn["plot"] if kwargs.get("marker") == "x"]
+    assert cross == (20, 5)
+
+
+def test_losses_that_are_not_finite_are_gaps(tmp_path, drawn):
+    rows = history(accuracy=False)
+    rows[2]["test_loss"] = None
+    assert draw_history(rows, tmp_path / "h.png") is True
+    is_a_picture(tmp_path / "h.png")
+    assert drawn["plot"][0][0] == ([10, 20, 30], [None, 1.0, 2.0 / 3])
+
+
+def test_long_names_leave_room_for_the_lines(tmp_path, drawn):
+    name = "encoder.blocks.0.attention.mix.repeats"
+    assert draw_history(history(widths={name: 3}), tmp_path / "h.png") is True
+    ((_, written), _) = drawn["legend"][0]
+    assert written == [f"...{name[-25:]}"]
 
 
 def test_axes_that_were_inserted_later_start_later(tmp_path, drawn):
@@ -111,7 +157,7 @@ def test_no_hidden_axes_is_no_legend(tmp_path, drawn):
 def test_names_with_an_underscore_in_front_are_in_the_legend(tmp_path):
     assert draw_history(history(widths={"_h": 3}), tmp_path / "under.png") is True
     draw_history(history(widths={"h": 3}), tmp_path / "plain.png")
-    corner = [is_a_picture(tmp_path / f"{n}.png")[360:480, 60:300] for n in ("under", "plain")]
+    corner = [is_a_picture(tmp_path / f"{n}.png")[360:480, 700:] for n in ("under", "plain")]
     assert not np.array_equal(*corner), "the name is written out"
     assert (corner[0] < 0.5).any()
 
