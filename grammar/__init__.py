@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from irgrow.grammar.diagnostics import render
+from irgrow.grammar.exchange import exchange
 from irgrow.grammar.formatter import format_text
 from irgrow.grammar.printer import print_call, print_graph
 from irgrow.grammar.program import Program, parse, parse_program, read, read_program
@@ -10,6 +11,7 @@ from irgrow.grammar.settings import parse_pass
 
 __all__ = [
     "Program",
+    "exchange",
     "format_text",
     "parse",
     "parse_pass",

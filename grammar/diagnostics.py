@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from irgrow.errors import Diagnostic, Span
+from irgrow.errors import Diagnostic, Source, Span
 
 MOST_SHOWN = 20
 WIDEST = 120
+
+
+def in_order(diagnostics: Iterable[Diagnostic], own: Source) -> list[Diagnostic]:
+    """Return diagnostics by their place, those of a program's own text first, and each once."""
+    places: dict[tuple[bool, str, int, str], Diagnostic] = {}
+    for d in diagnostics:
+        name, start = (d.span.source.name, d.span.start) if d.span else (own.name, 0)
+        places.setdefault((name != own.name, name, start, d.message), d)
+    return [places[key] for key in sorted(places, key=lambda key: key[:3])]
 
 
 def render(diagnostics: Iterable[Diagnostic]) -> str:

@@ -1,24 +1,25 @@
 """Elaboration: blocks, repetitions and conditions are carried out; what is left is a graph, typed as it grows.
 
 Compile-time values are integers, floats, booleans, words, lists and axes; `Value` stands for a node. An expression that
-failed yields `BROKEN`, and whatever depends on it is skipped silently, so that one run reports several errors.
+failed yields `BROKEN`. Of what depends on it only words and options are checked: one run reports every error, and once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from irgrow.axes import Atom, Const
+from irgrow.axes import Atom
 from irgrow.builder import GraphBuilder
 from irgrow.errors import Diagnostic, Note, ProgramError, Span, did_you_mean
 from irgrow.grammar import sugar, syntax
-from irgrow.grammar.arguments import Given, Mistake, bind, bind_block, checked_size, converted
+from irgrow.grammar.applying import apply, words_of
+from irgrow.grammar.arguments import Given, Mistake, bind_block, checked_size
 from irgrow.grammar.compute import arithmetic, compare, is_number
-from irgrow.grammar.scope import AXIS, BROKEN, Block, Scope, Value, describe, explicit_names
+from irgrow.grammar.scope import AXIS, BROKEN, Block, Scope, Value, describe, explicit_names, is_broken
 from irgrow.graph import Graph
-from irgrow.ops import WORDS, Activate, Attribute, Input, Op, attributes
+from irgrow.ops import WORDS, Input, Op
 
 MOST_NODES = 10**6
 Names = tuple[str, ...]
@@ -32,6 +33,7 @@ class Elaborator:
         self.build = GraphBuilder("net")
         self._stack: list[tuple[str, Span]] = []
         self._explicit: dict[int, frozenset[str]] = {}
+        self._said: set[tuple[str, int, int, str]] = set()
 
     def net(self, net: Block, values: Mapping[str, Any]) -> Graph:
         """Elaborate a net with some of its compile-time parameters given.
@@ -49,11 +51,13 @@ class Elaborator:
                 message = f"`{definition.name}` has no compile-time parameter `{name}`"
                 raise ProgramError([Diagnostic(message, span, (), did_you_mean(name, known), "unknown-name")])
         for param in definition.params:
-            with self.located(scope):
+            try:
                 if param.name in scope.env:
                     raise Mistake(f"two parameters are called `{param.name}`", param.start, param.end)
                 scope.env[param.name] = BROKEN
                 scope.env[param.name] = self._parameter(param, values, scope)
+            except Mistake as mistake:
+                self._keep(mistake, scope)
         outputs = self._body(definition, scope)
         diagnostics = self.build.diagnostics
         names = [v.node for v in outputs if isinstance(v, Value)]
@@ -76,21 +80,36 @@ class Elaborator:
             raise Mistake("an input needs at least one dimension", kind.start, kind.end)
         shape = tuple(self._size("a dimension", item, scope) for item in kind.shape.items)
         vocabulary = None if kind.vocabulary is None else self._size("a vocabulary", kind.vocabulary, scope)
+        if is_broken(shape) or is_broken(vocabulary):
+            return BROKEN
         return self.add(param.name, Input(shape, vocabulary), [], scope, (param.start, param.end))
 
-    def _size(self, what: str, expr: syntax.Expr, scope: Scope) -> int:
-        return checked_size(what, self.evaluate(expr, scope), 1, expr.start, expr.end)
+    def _size(self, what: str, expr: syntax.Expr, scope: Scope) -> Any:
+        value = self.tried(expr, scope)
+        return value if value is BROKEN else checked_size(what, value, 1, expr.start, expr.end)
 
     # errors ---------------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def located(self, scope: Scope) -> Iterator[None]:
-        """Keep a mistake as a diagnostic, with the calls that led to it, instead of raising it."""
+    def tried(self, expr: Any, scope: Scope, suggested: Names = ()) -> Any:
+        """Evaluate an expression whose mistakes do not hinder what stands beside it."""
         try:
-            yield
-        except Mistake as m:
-            span = Span(scope.source, m.start, m.end)
-            self.build.diagnostics.append(Diagnostic(m.message, span, self._trail(), m.help, m.code))
+            return self.evaluate(expr, scope, suggested)
+        except Mistake as mistake:
+            return self._keep(mistake, scope)
+
+    def _keep(self, mistake: Mistake, scope: Scope) -> Any:
+        """Keep a mistake as a diagnostic, with the calls that led to it; the first of those at one place."""
+        for d in mistake.diagnostics(scope.source, self._trail()):
+            if self._is_news(d):
+                self.build.diagnostics.append(d)
+        return BROKEN
+
+    def _is_news(self, d: Diagnostic) -> bool:
+        """Return whether nothing like it was said of the same place, as happens in blocks that are called twice."""
+        key = (d.span.source.name, d.span.start, d.span.end, d.message) if d.span else ("", 0, 0, d.message)
+        known = key in self._said
+        self._said.add(key)
+        return not known
 
     def _trail(self) -> tuple[Note, ...]:
         return tuple(Note(f"in block `{name}`, called here", span) for name, span in reversed(self._stack[-3:]))
@@ -100,7 +119,8 @@ class Elaborator:
     def _body(self, definition: syntax.Definition, scope: Scope) -> list[Any]:
         """Carry out the statements of a block or net and return what it returns."""
         for statement in definition.body:
-            with self.located(scope):
+            before = len(self.build.diagnostics)
+            try:
                 match statement:
                     case syntax.Return(values):
                         return [self._returned(v, scope) for v in values]
@@ -109,20 +129,24 @@ class Elaborator:
                         scope.env[statement.name] = self._axis(statement, scope)
                     case syntax.Assign():
                         self._assign(statement, scope)
-        if not self.build.diagnostics:
-            with self.located(scope):
-                kind, name = definition.kind, definition.name
-                raise Mistake(f"{kind} `{name}` returns nothing", definition.start, definition.end)
-        return [BROKEN]
+            except Mistake as mistake:
+                self._keep(mistake, scope)
+                if isinstance(statement, syntax.Assign):
+                    scope.env.update(dict.fromkeys(statement.targets, BROKEN))
+            if len(self.build.diagnostics) > before:
+                for name in explicit_names([statement]):
+                    scope.env.setdefault(name, BROKEN)
+        message = f"{definition.kind} `{definition.name}` returns nothing"
+        return [self._keep(Mistake(message, definition.start, definition.end), scope)]
 
     def _returned(self, expr: syntax.Expr, scope: Scope) -> Any:
-        value = self.evaluate(expr, scope)
+        value = self.tried(expr, scope)
         if value is BROKEN or isinstance(value, Value):
             return value
-        raise Mistake(f"only values can be returned, found {describe(value)}", expr.start, expr.end)
+        return self._keep(Mistake(f"only values can be returned, found {describe(value)}", expr.start, expr.end), scope)
 
     def _axis(self, statement: syntax.AxisDecl, scope: Scope) -> Any:
-        value = self.evaluate(statement.value, scope)
+        value = self.tried(statement.value, scope)
         span = Span(scope.source, statement.start, statement.end)
         if value is BROKEN:
             return BROKEN
@@ -141,7 +165,7 @@ class Elaborator:
         targets = statement.targets
         previous = {t: scope.env.get(t, BROKEN) for t in targets}
         scope.env.update(dict.fromkeys(targets, BROKEN) | {t: v for t, v in previous.items() if v is not BROKEN})
-        value = self.evaluate(statement.value, scope, tuple(targets))
+        value = self.tried(statement.value, scope, tuple(targets))
         if len(targets) == 1:
             scope.env[targets[0]] = value
         elif value is BROKEN:
@@ -162,7 +186,7 @@ class Elaborator:
             case syntax.Name():
                 return self._name(expr, scope)
             case syntax.Pipe(head, stages):
-                value, last = self.evaluate(head, scope), len(stages) - 1
+                value, last = self.tried(head, scope), len(stages) - 1
                 for i, stage in enumerate(stages):
                     value = self.stage(stage, value, scope, None, suggested if i == last else ())
                 return value
@@ -171,12 +195,13 @@ class Elaborator:
             case syntax.Sequence():
                 return self._sequence(expr, scope, suggested)
             case syntax.ListOf(items):
-                values = tuple(self.evaluate(i, scope) for i in items)
+                values = tuple(self.tried(i, scope) for i in items)
                 return BROKEN if BROKEN in values else values
             case syntax.Choose():
-                return self.evaluate(self._arm(expr, scope), scope, suggested)
+                arm = self._arm(expr, scope)
+                return BROKEN if arm is BROKEN else self.evaluate(arm, scope, suggested)
             case syntax.Comparison(left, sign, right):
-                a, b = self.evaluate(left, scope), self.evaluate(right, scope)
+                a, b = self.tried(left, scope), self.tried(right, scope)
                 broken = a is BROKEN or b is BROKEN
                 return BROKEN if broken else compare(sign, a, b, expr.start, expr.end)
             case syntax.Negative(sign, operand):
@@ -191,16 +216,18 @@ class Elaborator:
     def _name(self, expr: syntax.Name, scope: Scope) -> Any:
         if expr.path in scope.env:
             return scope.env[expr.path]
-        if scope.prefix + expr.path in self.build.names:
-            return Value(scope.prefix + expr.path)
+        if (node := scope.prefix + expr.path) in self.build.names:
+            return BROKEN if self.build.type_of(node) is None else Value(node)
         if (axis := self.build.known_axis(expr.path)) is not None:
             return axis
+        if "." in expr.path and self.build.diagnostics:
+            return BROKEN  # it may lie in what could not be made
         close = did_you_mean(expr.path, scope.env)
         raise Mistake(f"unknown name `{expr.path}`", expr.start, expr.end, close, "unknown-name")
 
     def _sequence(self, expr: syntax.Sequence, scope: Scope, suggested: Names) -> Any:
         """Evaluate `a + b - c` or `a * b / c`; a run of + or * over values is one node."""
-        values = [self.evaluate(o, scope) for o in expr.operands]
+        values = [self.tried(o, scope) for o in expr.operands]
         if any(v is BROKEN for v in values):
             return BROKEN
         kind = {"+": "add", "*": "mul"}.get("".join(sorted(set(expr.operators))))
@@ -213,9 +240,11 @@ class Elaborator:
         return result
 
     def _arm(self, expr: syntax.Choose, scope: Scope) -> Any:
-        """Return the arm of an `if` whose condition holds."""
+        """Return the arm of an `if` whose condition holds; `BROKEN` if that is not known."""
         for condition, arm in zip(expr.conditions, expr.arms, strict=True):
             holds = self.evaluate(condition, scope)
+            if holds is BROKEN:
+                return BROKEN
             if not isinstance(holds, bool):
                 found = describe(holds)
                 raise Mistake(f"a condition is true or false, found {found}", condition.start, condition.end)
@@ -230,17 +259,18 @@ class Elaborator:
     ) -> Any:
         """Run a value through one stage and bind its label, which may be given from outside."""
         name = stage.label or label
-        if value is BROKEN:
-            result = BROKEN
-        elif isinstance(stage.step, syntax.Choose):
-            arm = self._arm(stage.step, scope)
-            inner = scope if name is None else self.inside(name, scope)
-            result = value if arm is None else self.chain(arm, value, inner)
-        else:
-            result = self.call(stage.step, scope, value, name, suggested)
+        try:
+            if isinstance(stage.step, syntax.Choose):
+                arm = self._arm(stage.step, scope)
+                inner = scope if name is None else self.inside(name, scope)
+                value = value if arm is None else BROKEN if arm is BROKEN else self.chain(arm, value, inner)
+            else:
+                value = self.call(stage.step, scope, value, name, suggested)
+        except Mistake as mistake:
+            value = self._keep(mistake, scope)
         if stage.label:
-            scope.env[stage.label] = result
-        return result
+            scope.env[stage.label] = value
+        return value
 
     def chain(self, chain: syntax.Chain, value: Any, scope: Scope) -> Any:
         """Run a value through the stages of a chain."""
@@ -257,18 +287,19 @@ class Elaborator:
         word = call.path
         if call.branches is not None:
             return sugar.combine(self, call, scope, piped, label, suggested)
-        words = _words(WORDS[word]) if word in WORDS and word not in self.blocks else frozenset()
+        op = WORDS.get(word) if word not in self.blocks else None
+        words = words_of(op) if op is not None else frozenset()
         given = [Given(a.name, self._argument(a, scope, words), a.start, a.end) for a in call.arguments]
-        if any(g.value is BROKEN for g in given):
-            return BROKEN
         if piped is not None:
             given.insert(0, Given(None, piped, call.start, call.end))
         if word in self.blocks:
             return self._block(self.blocks[word], call, given, scope, label, suggested)
-        if word in WORDS:
-            return self._op(word, call, given, scope, label, suggested)
+        if op is not None:
+            return apply(self, call, given, scope, self.name(word, scope, label, suggested))
         if word in sugar.FUNCTIONS:
-            return sugar.FUNCTIONS[word](sugar.Request(self, call, given, scope, label, suggested))
+            broken = any(is_broken(g.value) for g in given)
+            request = sugar.Request(self, call, given, scope, label, suggested)
+            return BROKEN if broken else sugar.FUNCTIONS[word](request)
         if word in sugar.COMBINATORS:
             raise Mistake(f"`{word}` needs stages in braces", call.start, call.end, f"write `{word} {{ ... }}`")
         known = [*self.blocks, *WORDS, *sugar.FUNCTIONS, *sugar.COMBINATORS]
@@ -280,45 +311,7 @@ class Elaborator:
         value = argument.value
         if argument.name in words and isinstance(value, syntax.Name) and value.path not in scope.env:
             return value.path
-        return self.evaluate(value, scope)
-
-    def _op(
-        self, word: str, call: syntax.Call, given: list[Given], scope: Scope, label: str | None, suggested: Names
-    ) -> Any:
-        cls = WORDS[word]
-        inputs, options = _values(word, cls, given)
-        tied = [g for g in options if g.name == "tied"]
-        options = [g for g in options if g.name != "tied"]
-        name = self.name(word, scope, label, suggested)
-        place = call.start, call.end
-        if cls is Activate:
-            if options:
-                raise Mistake(f"{word} takes no arguments", options[0].start, options[0].end)
-            op: Op = Activate(word)
-        else:
-            op = cls(**bind(word, cls, options, lambda a, g: self.attribute(name, word, a, g), place))
-        if problem := op.check():
-            raise Mistake(problem, *place, code="bad-attribute")
-        if tied and not isinstance(tied[0].value, Value):
-            found = describe(tied[0].value)
-            raise Mistake(f"`tied` takes the label of a node, found {found}", tied[0].start, tied[0].end)
-        return self.add(name, op, inputs, scope, place, tied[0].value.node if tied else None)
-
-    def attribute(self, node: str, word: str, attribute: Attribute, given: Given) -> Any:
-        """Convert an argument to its attribute; a number for a width makes a fresh axis."""
-        value: Any = given.value
-        if isinstance(value, AXIS) and attribute.kind == "width":
-            return value
-        what = f"`{attribute.name}` of {word}"
-        if attribute.kind != "width":
-            return converted(attribute, given)
-        if isinstance(value, Value):
-            message = f"{what} takes a number or an axis, found {describe(value)}"
-            raise Mistake(message, given.start, given.end, f"`width({value.node})` is its axis")
-        size = checked_size(what, value, attribute.low, given.start, given.end)
-        if size == 0:
-            return Const(0)
-        return self.build.width(node if attribute.name == "units" else f"{node}.{attribute.name}", size)
+        return self.tried(value, scope)
 
     def _block(
         self, block: Block, call: syntax.Call, given: list[Given], scope: Scope, label: str | None, suggested: Names
@@ -331,13 +324,14 @@ class Elaborator:
             self._explicit[id(definition)] = explicit_names(definition.body)
         inner = Scope(f"{name}.", block.source, self._explicit[id(definition)])
         inner.env = bind_block(definition, given, (call.start, call.end))
+        if any(is_broken(g.value) for g in given):
+            return BROKEN
         self._stack.append((definition.name, Span(scope.source, call.start, call.end)))
         try:
             for param in definition.params:
                 if param.name not in inner.env:
-                    with self.located(inner):
-                        inner.env[param.name] = BROKEN
-                        inner.env[param.name] = self.evaluate(param.default, inner)
+                    inner.env[param.name] = BROKEN
+                    inner.env[param.name] = self.tried(param.default, inner)
             returned = self._body(definition, inner)
         finally:
             self._stack.pop()
@@ -368,32 +362,5 @@ class Elaborator:
         if self.build.add(name, op, inputs, tied, Span(scope.source, *place)) is not None:
             return Value(name)
         trail = self._trail()
-        for i in range(before, len(found)):
-            d = found[i]
-            found[i] = Diagnostic(d.message, d.span, (*d.notes, *trail), d.help, d.code, d.nodes)
+        found[before:] = [replace(d, notes=(*d.notes, *trail)) for d in found[before:] if self._is_news(d)]
         return BROKEN
-
-
-def _words(cls: type[Op]) -> frozenset[str]:
-    """Return the attributes of an op that take a word."""
-    return frozenset(a.name for a in attributes(cls) if a.kind == "word")
-
-
-def _values(word: str, cls: type[Op], given: list[Given]) -> tuple[list[str], list[Given]]:
-    """Part the arguments of an op into the nodes it reads and its attributes."""
-    inputs: list[str] = []
-    most = len(given) if cls.arity is None else cls.arity
-    for i, argument in enumerate(given):
-        value = argument.value
-        if argument.name is not None or len(inputs) >= most:
-            return inputs, given[i:]
-        if isinstance(value, Value):
-            inputs.append(value.node)
-        elif isinstance(value, tuple) and value and all(isinstance(v, Value) for v in value):
-            inputs.extend(v.node for v in value)
-        elif cls.arity is None and inputs:
-            return inputs, given[i:]
-        else:
-            found = describe(value)
-            raise Mistake(f"{word} takes a value here, found {found}", argument.start, argument.end)
-    return inputs, []

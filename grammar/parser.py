@@ -77,7 +77,8 @@ class _Builder(Transformer[Token, Any]):
         return s.Import(text, target.type == "PATH", _start(word), _end(target))
 
     def _definition(self, kind: str, word: Token, name: Token, params: Any, body: Any, end: Token) -> s.Definition:
-        return s.Definition(kind, _path(name), params or [], body, _start(name), _end(name))
+        extent = _start(word), _end(end)
+        return s.Definition(kind, _path(name), params or [], body, _start(name), _end(name), extent)
 
     def block(self, *parts: Any) -> s.Definition:
         return self._definition("block", *parts)

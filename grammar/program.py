@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
 from irgrow.collecting import uncollected
-from irgrow.errors import Diagnostic, OptionError, ProgramError, Source, Span, did_you_mean
+from irgrow.errors import Diagnostic, Note, OptionError, ProgramError, Source, Span, did_you_mean
 from irgrow.grammar import syntax
 from irgrow.grammar.budget import Budget
+from irgrow.grammar.diagnostics import in_order
 from irgrow.grammar.elaborate import Elaborator
 from irgrow.grammar.parser import LARGEST_SOURCE, parse_syntax
 from irgrow.grammar.scope import Block
@@ -72,8 +73,43 @@ class Program:
         from irgrow.grammar.settings import check_growth
 
         growth = self.growth
-        check_growth(self.source, self._growth, graph)
+        if found := check_growth(self.source, self._growth, graph):
+            raise ProgramError(in_order(found, self.source))
         return growth
+
+    def check(self, net: str | None = None, values: Mapping[str, Any] | None = None) -> tuple[Graph, ...]:
+        """Return the graphs of all nets, or of one, having checked the sections too, and every rule on every graph.
+
+        Raises:
+            ProgramError: Something is not well-formed; carries every diagnostic of the file, in order of place.
+            OptionError: There is no such net.
+        """
+        from irgrow.grammar.settings import check_growth
+
+        found = self._section_faults()
+        graphs: list[Graph] = []
+        names: list[str | None] = [net] if net else [*self.nets] or [None]
+        for name in names:
+            try:
+                graphs.append(self.graph(name, values))
+            except ProgramError as error:
+                found += error.diagnostics
+        for graph in graphs:
+            note = (Note(f"on net `{graph.name}`"),) if len(self.nets) > 1 else ()
+            found += [replace(d, notes=note) for d in check_growth(self.source, self._growth, graph)]
+        if found:
+            raise ProgramError(in_order(found, self.source))
+        return tuple(graphs)
+
+    def _section_faults(self) -> list[Diagnostic]:
+        """Return what is wrong in the sections, whatever the nets are."""
+        found: list[Diagnostic] = []
+        for section in ("growth", "training"):
+            try:
+                getattr(self, section)
+            except ProgramError as error:
+                found += error.diagnostics
+        return found
 
     @property
     def _growth(self) -> list[syntax.GrowSection]:
@@ -98,21 +134,30 @@ class _Loader:
 
     def load(self, source: Source, program: Program, own: bool) -> None:
         """Add the definitions of a source to a program; nets and sections count only in the file itself."""
+        found: list[Diagnostic] = []
         for item in _prelude_items() if source is _prelude_source() else parse_syntax(source):
-            match item:
-                case syntax.Import():
-                    self._import(item, source, program)
-                case syntax.Definition(kind, name):
-                    table = program.blocks if kind == "block" else program.nets
-                    if kind == "net" and not own:
-                        continue
-                    known = table.get(name)
-                    if known and known.source is not _prelude_source() and not self._same(known, source, item):
-                        self._fail(f"two definitions are called `{name}`", source, item, "name-clash")
-                    table[name] = Block(item, source)
-                case _:
-                    if own:
-                        program.sections.append(item)
+            try:
+                self._take(item, source, program, own)
+            except ProgramError as error:
+                found += error.diagnostics
+        if found:
+            raise ProgramError(in_order(found, source))
+
+    def _take(self, item: syntax.Item, source: Source, program: Program, own: bool) -> None:
+        match item:
+            case syntax.Import():
+                self._import(item, source, program)
+            case syntax.Definition(kind, name):
+                table = program.blocks if kind == "block" else program.nets
+                if kind == "net" and not own:
+                    return
+                known = table.get(name)
+                if known and known.source is not _prelude_source() and not self._same(known, source, item):
+                    self._fail(f"two definitions are called `{name}`", source, item, "name-clash")
+                table[name] = Block(item, source)
+            case _:
+                if own:
+                    program.sections.append(item)
 
     def _same(self, known: Block, source: Source, item: syntax.Definition) -> bool:
         return known.source.name == source.name and known.definition.start == item.start
@@ -132,9 +177,11 @@ class _Loader:
         except OptionError as error:
             self._fail(str(error), source, item, "import")
         self.open.append(key)
-        self.load(Source(path.name if item.shipped else str(path), text), program, own=False)
-        self.open.pop()
         self.done.add(key)
+        try:
+            self.load(Source(path.name if item.shipped else str(path), text), program, own=False)
+        finally:
+            self.open.pop()
 
     def _path(self, item: syntax.Import, source: Source) -> Path:
         if item.shipped:
@@ -195,14 +242,18 @@ def parse_program(text: str, name: str = "<text>", folder: Path | None = None) -
         folder: Where `import "file.irg"` looks; without it there are no such imports.
 
     Raises:
-        ProgramError: It does not parse, or an import fails.
+        ProgramError: It does not parse, an import fails or a name is taken twice; what is wrong in its sections is told
+            beside that.
     """
     program = Program(Source(name, text))
     loader = _Loader(folder)
     if folder is not None:
         loader.open.append(str((folder / Path(name).name).resolve()))
     loader.load(_prelude_source(), program, own=False)
-    loader.load(program.source, program, own=True)
+    try:
+        loader.load(program.source, program, own=True)
+    except ProgramError as error:
+        raise ProgramError(in_order([*error.diagnostics, *program._section_faults()], program.source)) from None
     return program
 
 

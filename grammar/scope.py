@@ -28,6 +28,11 @@ class _Broken:
 BROKEN = _Broken()
 
 
+def is_broken(value: Any) -> bool:
+    """Return whether a compile-time value, or one of a list of them, failed."""
+    return value is BROKEN or (type(value) is tuple and any(v is BROKEN for v in value))
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """A definition and the source it stands in."""

@@ -5,14 +5,17 @@ Every word resolves to a registered class; a program can never name Python code.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from irgrow import registry
-from irgrow.attributes import Attribute, attributes
+from irgrow.attributes import Attribute, attributes, show
 from irgrow.errors import Diagnostic, OptionError, ProgramError, Source, Span, did_you_mean
 from irgrow.grammar import syntax
-from irgrow.grammar.arguments import Given, Mistake, bind, converted
+from irgrow.grammar.arguments import Given, Mistake, Mistakes, bind, converted
+from irgrow.grammar.diagnostics import in_order
 from irgrow.grammar.parser import parse_expression
 from irgrow.graph import Graph
 from irgrow.growth import EverySteps, GrowthProgram, Limit, Rates, Rule, Where
@@ -103,109 +106,106 @@ def growth_program(source: Source, sections: Sequence[syntax.GrowSection]) -> Gr
         ProgramError: Something in them is unknown, missing or wrong; carries every diagnostic.
     """
     rules: list[Rule] = []
-    rates: list[Rates] = []
+    rates: Rates | None = None
+    names: set[str] = set()
     found: list[Diagnostic] = []
-    for section in sections:
-        for entry in section.entries:
-            try:
-                stated = _stated(entry)
-                rules.extend(stated.rules)
-                rates.extend([] if stated.rates is None else [stated.rates])
-                if len(rates) > 1:
-                    rates.pop()
-                    raise Mistake("`rates` is given twice", entry.start, entry.end)
-            except Mistake as m:
-                found.append(_diagnostic(m, source))
-    names = [r.name for r in rules]
-    for section in sections:
-        for entry in section.entries:
-            if isinstance(entry, syntax.RuleDecl) and names.count(entry.name) > 1:
-                mistake = Mistake(f"two rules are called `{entry.name}`", entry.start, entry.end, code="name-clash")
-                found.append(_diagnostic(mistake, source))
+    for entry in (entry for section in sections for entry in section.entries):
+        mistakes = Mistakes()
+        stated = GrowthProgram(())
+        with mistakes.kept():
+            stated = _stated(entry)
+        own = [entry.name] if isinstance(entry, syntax.RuleDecl) else [r.name for r in stated.rules]
+        for name in [name for name in own if name in names]:
+            mistakes.found.append(Mistake(f"two rules are called `{name}`", entry.start, entry.end, code="name-clash"))
+        if rates is not None and stated.rates is not None:
+            mistakes.found.append(Mistake("`rates` is given twice", entry.start, entry.end))
+        names.update(own)
+        rules += stated.rules
+        rates = rates or stated.rates
+        found += mistakes.diagnostics(source)
     if found:
-        raise ProgramError(found)
-    return GrowthProgram(tuple(rules), rates[0] if rates else None)
+        raise ProgramError(in_order(found, source))
+    return GrowthProgram(tuple(rules), rates)
 
 
 def _stated(entry: syntax.Use | syntax.Setting | syntax.RuleDecl) -> GrowthProgram:
     """Return what one entry of a `grow` section adds to the program.
 
     Raises:
-        Mistake: Something in it is unknown, missing or wrong.
+        Mistake: Something in it is unknown, missing or wrong; carries all that is.
     """
     match entry:
         case syntax.Use():
-            program: GrowthProgram = build(entry.bundle, "bundle").program()
+            try:
+                program: GrowthProgram = build(entry.bundle, "bundle").program()
+            except OptionError as error:
+                raise Mistake(str(error), entry.start, entry.end) from None
             return program
         case syntax.Setting():
-            return GrowthProgram((), build(_settings([entry], ("rates",), "`grow`")["rates"].value, "rates"))
+            mistakes = Mistakes()
+            _settings([entry], ("rates",), "`grow`", mistakes)
+            mistakes.settle()
+            return GrowthProgram((), build(entry.value, "rates"))
         case syntax.RuleDecl():
             return GrowthProgram((_rule(entry),))
 
 
-def check_growth(source: Source, sections: Sequence[syntax.GrowSection], graph: Graph) -> None:
-    """Ask every rule whether it can work on a network.
+def check_growth(source: Source, sections: Sequence[syntax.GrowSection], graph: Graph) -> list[Diagnostic]:
+    """Ask every rule whether it can work on a network; return what is wrong, at the entry at fault.
 
-    Raises:
-        ProgramError: Some cannot; carries a diagnostic at the entry at fault.
+    Entries that are wrong on any network are left out; `growth_program` tells of them.
     """
     found: list[Diagnostic] = []
     for entry in (entry for section in sections for entry in section.entries):
+        stated = GrowthProgram(())
+        with Mistakes().kept():
+            stated = _stated(entry)
         parts = {s.name: s for s in entry.settings} if isinstance(entry, syntax.RuleDecl) else {}
-        for part, why in (problem for rule in _stated(entry).rules for problem in rule.problems(graph)):
+        for part, why in (problem for rule in stated.rules for problem in rule.problems(graph)):
             at = parts.get(part, entry)
             found.append(Diagnostic(why, Span(source, at.start, at.end), code="growth"))
-    if found:
-        raise ProgramError(found)
-
-
-def _diagnostic(m: Mistake, source: Source) -> Diagnostic:
-    return Diagnostic(m.message, Span(source, m.start, m.end), (), m.help, m.code)
+    return found
 
 
 def _rule(entry: syntax.RuleDecl) -> Rule:
-    settings = _settings(entry.settings, ("every", "when", "apply", "where", "limit", "require", "order"), "a rule")
+    mistakes = Mistakes()
+    settings = _settings(entry.settings, tuple(_PARTS), "a rule", mistakes)
     for needed in ("when", "apply"):
-        if needed not in settings:
-            raise Mistake(f"rule `{entry.name}` needs `{needed}`", entry.start, entry.end, code="missing-argument")
-    options: dict[str, Any] = {
-        "apply": build(settings["apply"].value, "pass"),
-        "when": build(settings["when"].value, "trigger"),
-    }
-    if every := settings.get("every"):
-        options["every"] = _cadence(every.value)
-    if where := settings.get("where"):
-        options["where"] = _where(where.value)
-    if limit := settings.get("limit"):
-        items = limit.value.items if isinstance(limit.value, syntax.ListOf) else [limit.value]
-        options["limit"] = tuple(_limit(i) for i in items)
-    if require := settings.get("require"):
-        options["require"] = str(_plain(require.value))
-    if order := settings.get("order"):
-        options["order"] = str(_plain(order.value))
+        if needed not in settings and len(settings) == len(entry.settings):  # else it may be what was misspelt
+            message = f"rule `{entry.name}` needs `{needed}`"
+            mistakes.found.append(Mistake(message, entry.start, entry.end, code="missing-argument"))
+    options: dict[str, Any] = {}
+    for name, setting in settings.items():
+        with mistakes.kept():
+            options[name] = _PARTS[name](setting.value)
+    mistakes.settle()
     try:
         return Rule(entry.name, **options)
     except OptionError as error:
         raise Mistake(str(error), entry.start, entry.end) from None
 
 
-def _settings(given: Sequence[syntax.Setting], known: Sequence[str], what: str) -> dict[str, syntax.Setting]:
+def _settings(
+    given: Sequence[syntax.Setting], known: Sequence[str], what: str, mistakes: Mistakes
+) -> dict[str, syntax.Setting]:
+    """Return the settings by name; what is unknown or given twice is kept as a mistake."""
     found: dict[str, syntax.Setting] = {}
     for setting in given:
         end = setting.start + len(setting.name)
-        if setting.name not in known:
-            close = did_you_mean(setting.name, known) or f"there are: {', '.join(known)}"
-            raise Mistake(f"{what} has no `{setting.name}`", setting.start, end, close, "unknown-name")
-        if setting.name in found:
-            raise Mistake(f"`{setting.name}` is given twice", setting.start, end)
-        found[setting.name] = setting
+        with mistakes.kept():
+            if setting.name not in known:
+                close = did_you_mean(setting.name, known) or f"there are: {', '.join(known)}"
+                raise Mistake(f"{what} has no `{setting.name}`", setting.start, end, close, "unknown-name")
+            if setting.name in found:
+                raise Mistake(f"`{setting.name}` is given twice", setting.start, end)
+            found[setting.name] = setting
     return found
 
 
 def _cadence(expr: syntax.Expr) -> Any:
     value = _plain(expr)
     if isinstance(value, int) and not isinstance(value, bool):
-        count = attributes(EverySteps)[0]
+        count = replace(attributes(EverySteps)[0], name="every")  # as it was written
         return EverySteps(converted(count, Given(None, value, expr.start, expr.end)))
     return build(expr, "cadence")
 
@@ -229,6 +229,40 @@ def _limit(expr: syntax.Expr) -> Limit:
     raise Mistake("a limit is written `width <= 512`", expr.start, expr.end)
 
 
+def _limits(expr: syntax.Expr) -> tuple[Limit, ...]:
+    mistakes = Mistakes()
+    found: list[Limit] = []
+    for item in expr.items if isinstance(expr, syntax.ListOf) else [expr]:
+        with mistakes.kept():
+            found.append(_limit(item))
+    mistakes.settle()
+    return tuple(found)
+
+
+def _choice(name: str, *choices: str) -> Callable[[syntax.Expr], str]:
+    def chosen(expr: syntax.Expr) -> str:
+        value = _plain(expr)
+        if value not in choices:
+            found = value if isinstance(value, str) else show(value)
+            message = f"`{name}` takes {' or '.join(choices)}, found {found}"
+            raise Mistake(message, expr.start, expr.end)
+        return str(value)
+
+    return chosen
+
+
+_PARTS: dict[str, Callable[[syntax.Expr], Any]] = {
+    "every": _cadence,
+    "when": partial(build, group="trigger"),
+    "apply": partial(build, group="pass"),
+    "where": _where,
+    "limit": _limits,
+    "require": _choice("require", "exact", "any"),
+    "order": _choice("order", "rules", "sites"),
+}
+"""What a rule may say, and what reads it."""
+
+
 # train ---------------------------------------------------------------------------------------------------------------
 
 
@@ -239,21 +273,15 @@ def training_settings(source: Source, sections: Sequence[syntax.TrainSection]) -
         ProgramError: Something in it is unknown or wrong; carries every diagnostic.
     """
     known = {a.name: a for a in attributes(TrainSettings)}
+    mistakes = Mistakes()
+    given = [setting for section in sections for setting in section.settings]
     options: dict[str, Any] = {}
-    found: list[Diagnostic] = []
-    for section in sections:
-        for setting in section.settings:
-            try:
-                attribute = known[next(iter(_settings([setting], tuple(known), "`train`")))]
-                if attribute.name in options:
-                    end = setting.start + len(setting.name)
-                    raise Mistake(f"`{attribute.name}` is given twice", setting.start, end)
-                given = Given(setting.name, setting.value, setting.value.start, setting.value.end)
-                options[attribute.name] = _option(attribute, given)
-            except Mistake as m:
-                found.append(_diagnostic(m, source))
-    if found:
-        raise ProgramError(found)
+    for name, setting in _settings(given, tuple(known), "`train`", mistakes).items():
+        with mistakes.kept():
+            value = setting.value
+            options[name] = _option(known[name], Given(name, value, value.start, value.end))
+    if mistakes.found:
+        raise ProgramError(in_order(mistakes.diagnostics(source), source))
     return TrainSettings(**options)
 
 
@@ -273,4 +301,4 @@ def parse_pass(text: str) -> Any:
     try:
         return build(parse_expression(source), "pass")
     except Mistake as m:
-        raise ProgramError([_diagnostic(m, source)]) from None
+        raise ProgramError(m.diagnostics(source)) from None

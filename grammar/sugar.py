@@ -29,9 +29,7 @@ def combine(
     if word not in COMBINATORS:
         help = "stages in braces go with " + ", ".join(COMBINATORS)
         raise Mistake(f"`{word}` takes no stages", call.start, call.end, help)
-    if piped is BROKEN:
-        return BROKEN
-    if not isinstance(piped, Value):
+    if piped is not BROKEN and not isinstance(piped, Value):
         raise Mistake(f"`{word}` takes a value, found {describe(piped)}", call.start, call.end)
     if word == "repeat":
         return _repeat(e, call, scope, piped, label, suggested)
@@ -41,9 +39,9 @@ def combine(
         raise Mistake(f"`residual` takes one branch, found {len(branches)}", call.start, call.end)
     inner = scope if label is None else e.inside(label, scope)
     results = [e.chain(branch, piped, inner) for branch in branches]
-    if any(r is BROKEN for r in results):
-        return BROKEN
     values = [piped, *results] if word == "residual" else results
+    if any(r is BROKEN for r in values):
+        return BROKEN
     for value in values:
         if not isinstance(value, Value):
             raise Mistake(f"a branch of `{word}` gives one value, found {describe(value)}", call.start, call.end)
@@ -59,8 +57,9 @@ def _repeat(
     branches = call.branches or []
     if len(call.arguments) != 1 or len(branches) != 1:
         raise Mistake("`repeat` takes one count and one branch", call.start, call.end)
-    count = e.evaluate(call.arguments[0].value, scope)
+    count = e.tried(call.arguments[0].value, scope)
     if count is BROKEN:
+        e.chain(branches[0], BROKEN, e.inside("0", scope))
         return BROKEN
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         argument = call.arguments[0]

@@ -187,7 +187,7 @@ class Param:
 
 @dataclass(slots=True, eq=False)
 class Definition:
-    """A `block` or a `net`."""
+    """A `block` or a `net`; its place is its name, `extent` all of it."""
 
     kind: str
     name: str
@@ -195,6 +195,7 @@ class Definition:
     body: list[Statement]
     start: int
     end: int
+    extent: tuple[int, int]
 
 
 @dataclass(slots=True, eq=False)

@@ -55,15 +55,11 @@ def _checked(path: Path, net: str | None, given: dict[str, Any]) -> list[dict[st
     from irgrow.grammar import read_program
 
     program = read_program(path)
-    names: list[str] = [net] if net else list(program.nets)
     own = any(block.source is program.source for block in program.blocks.values())
-    if not names and own and not program.sections:
+    if not program.nets and net is None and own and not program.sections:
         return [{"file": str(path), "ok": True, "text": f"{path}: ok, blocks only"}]
     rows = []
-    _ = program.growth, program.training
-    for name in names or (None,):
-        graph = program.graph(name, given)
-        program.growth_on(graph)
+    for graph in program.check(net, given):
         total = cost(graph)
         text = f"{path}: ok, net {graph.name}: {len(graph)} nodes, {total.parameters:,} parameters, {total.macs:,} MACs"
         row = {"file": str(path), "ok": True, "net": graph.name, "nodes": len(graph), "text": text}

@@ -8,10 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from irgrow.cli.common import JsonOption, NetOption, SetOption, for_programs, graph_of, is_checkpoint, note, print_json
-from irgrow.errors import OptionError
+from irgrow.cli.common import (
+    JsonOption,
+    NetOption,
+    SetOption,
+    for_programs,
+    graph_of,
+    is_checkpoint,
+    note,
+    print_json,
+    program,
+    values,
+)
+from irgrow.errors import OptionError, ProgramError
 
 if TYPE_CHECKING:
+    from irgrow.grammar import Program
     from irgrow.graph import Graph
     from irgrow.network import Network
     from irgrow.passes import Pipeline
@@ -20,7 +32,7 @@ if TYPE_CHECKING:
 
 Rows = list[dict[str, Any]]
 Outcome = tuple[Rows, "Graph | None"]
-"""A row for every rewrite, and the new program; none if one was refused."""
+"""A row for every rewrite, and the new network; none if one was refused."""
 
 
 def rewrite(
@@ -56,6 +68,9 @@ def rewrite(
 
     The passes are named, or stand in a pipeline or in a journal. They are all applied or none is: exit code 1, and
     nothing is written, if one is refused or if an entry of the journal does not match. --explain applies nothing.
+
+    Of a program only the net is rewritten: other nets, blocks, `grow` and `train` sections and the comments around them
+    stay as they are. Parameters of the net become numbers, and comments inside it go.
     """
     if sum(source not in (None, []) for source in (passes, pipeline, replay, explain)) != 1:
         raise OptionError("give passes, or one of --pipeline, --replay and --explain")
@@ -76,14 +91,14 @@ def rewrite(
         work = _running(_pipeline(passes or [], pipeline), require, seed or 0, json)
     if is_checkpoint(file):
         for_programs(file, net, set_)
-        rows, graph = _on_checkpoint(file, output, work)
+        rows, text = _on_checkpoint(file, output, work)
     else:
-        rows, graph = _on_program(file, output, work, net, set_)
+        rows, text = _on_program(file, output, work, net, set_)
     if json:
-        print_json({"rewrites": rows, "program": None if graph is None else str(graph)})
-    elif graph is not None and output is None:
-        typer.echo(str(graph), nl=False)
-    if graph is None:
+        print_json({"rewrites": rows, "program": text})
+    elif text is not None and output is None:
+        typer.echo(text, nl=False)
+    if text is None:
         raise typer.Exit(1)
 
 
@@ -152,16 +167,36 @@ def _say(rows: Rows, json: bool) -> None:
 # to what -------------------------------------------------------------------------------------------------------------
 
 
-def _on_program(file: Path, output: Path | None, work: Work, net: str | None, set_: list[str] | None) -> Outcome:
+def _on_program(
+    file: Path, output: Path | None, work: Work, net: str | None, set_: list[str] | None
+) -> tuple[Rows, str | None]:
+    """Rewrite a net of a program; return the rows and the new text of the file."""
     from irgrow.files import replace_text
+    from irgrow.grammar import exchange
 
-    rows, graph = work(graph_of(file, net, set_))
-    if graph is not None and output is not None:
-        replace_text(output, str(graph))
-    return rows, graph
+    parsed = program(file)
+    rows, graph = work(parsed.graph(net, values(set_)))
+    if graph is None:
+        return rows, None
+    changed = exchange(parsed, graph, output)
+    _say_what_does_not_fit(changed, graph)
+    if output is not None:
+        replace_text(output, changed.source.text)
+    return rows, changed.source.text
 
 
-def _on_checkpoint(folder: Path, output: Path | None, work: Work) -> Outcome:
+def _say_what_does_not_fit(changed: Program, graph: Graph) -> None:
+    """Note which rules there is no place for in the rewritten net."""
+    from irgrow.grammar import render
+
+    try:
+        changed.check(graph.name)
+    except ProgramError as error:
+        note(f"note: its sections do not fit this net; `irgrow check` says:\n{render(error.diagnostics)}")
+
+
+def _on_checkpoint(folder: Path, output: Path | None, work: Work) -> tuple[Rows, str | None]:
+    """Rewrite a checkpoint; return the rows and the new program."""
     from irgrow import checkpoint
 
     if output is None:
@@ -173,7 +208,7 @@ def _on_checkpoint(folder: Path, output: Path | None, work: Work) -> Outcome:
     rows, graph = work(net)
     if graph is not None:
         checkpoint.save(net, output)
-    return rows, graph
+    return rows, None if graph is None else str(graph)
 
 
 def _explain(file: Path, text: str, seed: int, net: str | None, set_: list[str] | None, json: bool) -> None:

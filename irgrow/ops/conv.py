@@ -141,7 +141,7 @@ class Conv(_Sliding):
 
     units: Axis = width()
     kernel: Window = window()
-    stride: Window = window(1)
+    stride: Window = window(1, named="the channels it reads follow from the input")
     padding: Window = window(0, low=0)
     dilation: Window = window(1)
     groups: Axis = width(ONE)

@@ -30,6 +30,9 @@ from irgrow.shapes import Array
 if TYPE_CHECKING:
     from torch import fx
 
+_WIDTHS_FOLLOW = "widths follow from the input"
+"""Where the same layers of PyTorch are told their width, a number would become `eps` and pass unnoticed."""
+
 
 def _per_unit(name: str, units: Axis, value: float, trainable: bool = True) -> ParamSpec:
     fill = ONES if value else ZERO
@@ -66,13 +69,13 @@ class BatchNorm(_ChannelsFirst):
 
     kind: ClassVar[str] = "batchnorm"
 
-    eps: float = real(1e-5, low=0.0, open_low=True)
+    eps: float = real(1e-5, low=0.0, open_low=True, named=_WIDTHS_FOLLOW)
     momentum: float = real(0.1, low=0.0, high=1.0)
     affine: bool = flag(True)
 
     @property
     def facts(self) -> Facts:
-        return Facts(at_zero=None, batch_statistics=True)
+        return Facts(at_zero=None, batch_statistics=True, normalising=True)
 
     @property
     def zero_if(self) -> tuple[tuple[str, float], ...] | None:
@@ -120,12 +123,12 @@ class InstanceNorm(_ChannelsFirst):
 
     kind: ClassVar[str] = "instancenorm"
 
-    eps: float = real(1e-5, low=0.0, open_low=True)
+    eps: float = real(1e-5, low=0.0, open_low=True, named=_WIDTHS_FOLLOW)
     affine: bool = flag(True)
 
     @property
     def facts(self) -> Facts:
-        return Facts(at_zero=None)
+        return Facts(at_zero=None, normalising=True)
 
     @property
     def zero_if(self) -> tuple[tuple[str, float], ...] | None:
@@ -160,7 +163,7 @@ class GroupNorm(_ChannelsFirst):
     coupling: ClassVar[Coupling] = Coupling.STATISTICS
 
     groups: Axis = width()
-    eps: float = real(1e-5, low=0.0, open_low=True)
+    eps: float = real(1e-5, low=0.0, open_low=True, named=_WIDTHS_FOLLOW)
     affine: bool = flag(True)
 
     @property
@@ -210,7 +213,7 @@ class LayerNorm(Op):
     kind: ClassVar[str] = "layernorm"
     coupling: ClassVar[Coupling] = Coupling.STATISTICS
 
-    eps: float = real(1e-5, low=0.0, open_low=True)
+    eps: float = real(1e-5, low=0.0, open_low=True, named=_WIDTHS_FOLLOW)
     affine: bool = flag(True)
     bias: bool = flag(True)
 
@@ -253,7 +256,7 @@ class RMSNorm(Op):
     kind: ClassVar[str] = "rmsnorm"
     coupling: ClassVar[Coupling] = Coupling.STATISTICS
 
-    eps: float = real(1e-6, low=0.0, open_low=True)
+    eps: float = real(1e-6, low=0.0, open_low=True, named=_WIDTHS_FOLLOW)
     affine: bool = flag(True)
 
     @property

@@ -118,6 +118,33 @@ def test_sections_are_checked_too(write, mistake, section, message):
     assert message in mistake("check", "net.irg")
 
 
+SEVEN = """net n(x: [64], c = 3) {
+  a = dens(x, 8)
+  b = dense(x, 8) + dense(x, 6)
+  return b |> dense(10, foo = 1)
+}
+grow { rule r { every = 0  when = schedul(1)  apply = grow_units(ini = random)  where = hidden } }
+train { data = digits epochs = -1 optimiser = adam }
+"""
+
+
+def test_all_errors_of_a_file_are_shown_in_one_run(irgrow, write):
+    answer = irgrow("check", write(SEVEN))
+    assert (answer.code, answer.out) == (2, "")
+    assert [line.split(" error: ") for line in answer.err.splitlines() if " error: " in line] == [
+        ["net.irg:2:7:", "unknown operator `dens`"],
+        ["net.irg:3:7:", "both sides of add: expected equal sizes, found 8 and 6"],
+        ["net.irg:4:25:", "dense has no argument `foo`"],
+        ["net.irg:6:25:", "`every` must be at least 1, found 0"],
+        ["net.irg:6:35:", "unknown trigger `schedul`"],
+        ["net.irg:6:66:", "grow_units has no argument `ini`"],
+        ["net.irg:7:32:", "`epochs` must be at least 1, found -1"],
+        ["net.irg:7:35:", "`train` has no `optimiser`"],
+    ]
+    (row,) = json.loads(irgrow("check", "--json", "net.irg").out)
+    assert [e["line"] for e in row["errors"]] == [2, 3, 4, 6, 6, 6, 7, 7]
+
+
 @pytest.mark.parametrize(
     "section",
     [

@@ -62,6 +62,78 @@ def test_a_program_can_be_written_over_itself(folder, fine, net):
     assert parse((folder / net).read_text()).shape("h") == (7,)
 
 
+AROUND = """# mine
+NET  # behind
+
+net other(x: [4], w = 3) { return x |> relu |> dense(w) }  # not this one
+grow {
+  # why
+  rule r { every = 2  when = schedule(1)  apply = grow_units  where = SITE }
+}
+train { data = spirals(points = 8)  epochs = 1 }
+"""
+
+
+@pytest.fixture
+def whole(write):
+    def written(site="hidden", net=NET):
+        return write(AROUND.replace("NET", net).replace("SITE", site))
+
+    return written
+
+
+def test_what_stands_around_the_net_is_kept(folder, irgrow, whole):
+    file = whole()
+    before = (folder / file).read_text()
+    answer = irgrow("rewrite", file, GROWN, "--net", "n", "-o", file)
+    assert (answer.code, answer.out, answer.err) == (0, "", "grow_units(h, 2): exact\n")
+    after = (folder / file).read_text()
+    assert after == before.replace(NET, str(by_api(GROWN)).rstrip("\n"))
+    assert irgrow("check", file, "--net", "n").code == 0
+
+
+def test_what_is_printed_is_what_is_written(folder, fine, whole):
+    file = whole()
+    fine("rewrite", file, GROWN, "--net", "n", "-o", "out.irg")
+    text = (folder / "out.irg").read_text()
+    assert fine("rewrite", file, GROWN, "--net", "n") == text
+    assert json.loads(fine("rewrite", file, GROWN, "--net", "n", "--json"))["program"] == text
+
+
+def test_a_rewritten_program_can_be_trained(folder, fine, whole):
+    file = whole(net=NET.replace("x: [4]", "x: [2]"))
+    fine("rewrite", file, GROWN, "--net", "n", "-o", file)
+    fine("train", file, "--net", "n", "--out", "run")
+    assert (folder / "run").is_dir()
+
+
+def test_a_rule_that_does_not_fit_any_more_is_told_of(folder, irgrow, whole):
+    layer = NET.replace("|> relu", "|> relu |> extra: dense(w) |> relu")
+    file = whole("extra", net=layer)
+    assert "error" not in irgrow("check", file, "--net", "n").err
+    answer = irgrow("rewrite", file, "remove_layer(extra, exact = false)", "--net", "n", "-o", "out.irg")
+    assert answer.code == 0
+    told = answer.err.partition("note: its sections do not fit this net; `irgrow check` says:\n")[2]
+    assert told.startswith("out.irg:13:63: ")
+    assert "`where = extra` matches no axis" in told
+    check = irgrow("check", "out.irg", "--net", "n")
+    assert check.code == 2
+    assert check.err == told
+
+
+def test_a_refusal_touches_no_program(folder, irgrow, whole):
+    file = whole()
+    before = (folder / file).read_text()
+    assert irgrow("rewrite", file, "grow_units(x, 1)", "--net", "n", "-o", file).code == 1
+    assert (folder / file).read_text() == before
+
+
+def test_the_help_says_what_stays(fine):
+    text = " ".join(fine("rewrite", "--help").split())
+    assert "other nets, blocks, `grow` and `train` sections and the comments around them stay as they are" in text
+    assert "Parameters of the net become numbers, and comments inside it go" in text
+
+
 def test_json_has_the_documented_keys(fine, net):
     found = json.loads(fine("rewrite", net, GROWN, PRUNED, "--json"))
     assert set(found) == {"rewrites", "program"}

@@ -214,7 +214,135 @@ def test_several_mistakes_in_one_run_and_no_echoes():
       return d |> denze(2)
     }
     """)
-    assert found == ["unknown operator `dens`", "`units` of dense must be at least 1, found 0"]
+    assert found == [
+        "unknown operator `dens`",
+        "`units` of dense must be at least 1, found 0",
+        "unknown operator `denze`",
+    ]
+
+
+BROKEN = [
+    ("a = dens(x, 3)", "dens"),
+    ("a = x |> dens(3)", "dens"),
+    ("a = dense(x, 3) + dense(x, 5)", "add"),
+    ("a = x |> dense(zz)", "zz"),
+    ("a = x |> dense(3, unit = 4)", "unit"),
+    ("a, b = relu(x)", "expected 2 values"),
+    ("axis k = 0  a = x |> dense(k)", "axis `k`"),
+    ("a = x |> if zz == 3 { relu } else { tanh }", "zz"),
+    ("a = if 3 { x } else { relu(x) }", "a condition"),
+    ("a = x |> repeat(zz) { dense(3) }", "zz"),
+    ("a = x |> split([1, zz])", "zz"),
+    ("a = x |> b(3)", "takes"),
+    ("a = x |> b", "rel"),
+    ("a = x |> bb(3)", "bb"),
+    ("q = x |> conv(3, kernel = 3)  a = q |> dense(3)", "conv"),
+]
+
+
+@pytest.mark.parametrize(("statement", "word"), BROKEN)
+@pytest.mark.parametrize(
+    "use",
+    [
+        "return a |> dense(2)",
+        "return concat(a, x, a)",
+        "h = dense(a, 3)  return h + a",
+        "return x |> dense(width(a)) |> dense(size(width(a)))",
+        "return x |> dense(3, tied = a)",
+        "return a |> residual { u: dense(3) } |> concat { relu ; dense(4) } |> repeat(2) { dense(3) }",
+        "return x |> if size(width(a)) == 3 { l: relu } else { tanh } |> add(a.dense_1)",
+        "c, d = chunk(a, 2)  return c |> b |> sum { dense(2) ; relu }, [a, d] |> concat, x |> dense(3)",
+    ],
+)
+def test_what_depends_on_something_broken_is_not_reported(statement, word, use):
+    """Whatever is broken, and however it is used, there is one mistake."""
+    block = f"block b(x) {{ return x |> {'rel' if word == 'rel' else 'relu'} }}\n"
+    (message,) = failing(f"{block}net n(x: [4]) {{ {statement}  {use} }}")
+    assert word in message
+
+
+def test_labels_of_what_is_broken_are_known():
+    found = failing("""
+    net n(x: [4]) {
+      y = zz |> a: dense(3) |> residual { b: dense(3) } |> if true { c: relu }
+      z = x |> d: dens(3) |> e: relu
+      return add(a, b, c, d, e) |> dense(3, tied = d)
+    }
+    """)
+    assert found == ["unknown name `zz`", "unknown operator `dens`"]
+
+
+def test_words_and_options_behind_something_broken_are_checked():
+    found = failing("""
+    block b(x, w = 3) { return x |> dense(w) }
+    net n(x: [4]) {
+      y = x |> dens(3) |> dense(3, bia = true, maskd = true) |> b(v = 2) |> residual { rel } |> dropout(2.0)
+      return y |> repeat(2) { dense(0) }, zz |> dense
+    }
+    """)
+    assert found == [
+        "unknown operator `dens`",
+        "dense has no argument `bia`",
+        "dense has no argument `maskd`",
+        "block `b` has no parameter `v`",
+        "unknown operator `rel`",
+        "`p` must be at most 1.0, found 2.0",
+        "`units` of dense must be at least 1, found 0",
+        "unknown name `zz`",
+        "dense needs `units`",
+    ]
+
+
+def test_an_option_that_is_misspelt_is_not_missing_too():
+    assert failing("net n(x: [4]) { return x |> dense(unit = 3) }") == ["dense has no argument `unit`"]
+
+
+def test_a_mistake_in_a_block_is_told_once():
+    text = "block b(x) { y = x |> rel  return x }\nnet n(x: [4]) { return x |> b |> repeat(9) { b } |> b }"
+    assert failing(text) == ["unknown operator `rel`"]
+
+
+@pytest.mark.parametrize("shape", ["[k, 2]", "ids(k)[3]"])
+def test_an_input_of_a_broken_size_is_no_second_mistake(shape):
+    assert failing(f"net n(k = 1 / 0, x: {shape}) {{ return x |> embedding(3) }}") == ["`1 / 0` has no result"]
+
+
+# options that are given by name --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "option", "found", "meant"),
+    [
+        (
+            "batchnorm(64)",
+            "`eps` of batchnorm",
+            "64",
+            "widths follow from the input; write `eps = 64.0` if you mean it",
+        ),
+        ("instancenorm(64, 0.1)", "`eps` of instancenorm", "64", "`eps = 64.0`"),
+        ("groupnorm(2, 64)", "`eps` of groupnorm", "64", "`eps = 64.0`"),
+        ("layernorm(1e-6)", "`eps` of layernorm", "1e-06", "`eps = 1e-06`"),
+        ("layernorm([4, 8], 1e-6)", "`eps` of layernorm", "a list of 2", "widths follow from the input"),
+        ("rmsnorm(d)", "`eps` of rmsnorm", "the axis `d`", "widths follow from the input"),
+        ("layernorm(0)", "`eps` of layernorm", "0", "widths follow from the input"),
+        ("conv(4, 8, 3)", "`stride` of conv", "3", "the channels it reads follow from the input; write `stride = 3`"),
+    ],
+)
+def test_what_pytorch_says_first_is_not_taken_for_an_option(call, option, found, meant):
+    with pytest.raises(ProgramError) as caught:
+        parse(f"net n(x: [4, 32, 32]) {{ axis d = 4  return x |> conv(d, kernel = 1) |> {call} |> conv(2, 1) }}")
+    (diagnostic,) = caught.value.diagnostics
+    assert diagnostic.message == f"{option} is given by its name, found {found}"
+    assert diagnostic.help.startswith(meant) or meant in diagnostic.help
+    assert ("write" in diagnostic.help) == ("write" in meant or "eps =" in meant)
+
+
+def test_options_given_by_name_print_and_parse_back():
+    text = "net n(x: [4, 9, 9]) { return x |> batchnorm(eps = 64, momentum = 0.2) |> groupnorm(2, eps = 0.5) |> conv(3, 2, stride = 2) }"
+    graph = parse(text)
+    assert (graph["batchnorm_1"].op.eps, graph["groupnorm_1"].op.eps) == (64.0, 0.5)
+    assert "batchnorm(x, eps = 64.0, momentum = 0.2)" in str(graph)
+    assert parse(str(graph)) == graph
 
 
 def test_conflicts_name_both_ends():

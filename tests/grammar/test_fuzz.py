@@ -32,7 +32,7 @@ def answer(text):
     started = time.perf_counter()
     try:
         program = parse_program(text, "f.irg")
-        for part in (program.graph, lambda: program.growth, lambda: program.training):
+        for part in (program.graph, lambda: program.growth, lambda: program.training, program.check):
             try:
                 part()
             except ProgramError as error:

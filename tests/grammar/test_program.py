@@ -111,6 +111,71 @@ def test_the_net_is_chosen():
         parse_program("").graph()
 
 
+SECTIONS = "grow { rule r { every = 0 when = schedule apply = grow_units } }\ntrain { epochs = 0 }\n"
+
+
+def told(program, *args):
+    with pytest.raises(ProgramError) as caught:
+        program.check(*args)
+    return [(str(d.span).partition(":")[2], d.message) for d in caught.value.diagnostics]
+
+
+def test_a_check_tells_of_everything_in_order_of_place():
+    text = SECTIONS + "net a(x: [4]) { return x |> dens(3) }\n" + BLOCK + "net b(x: [4]) { return x |> b }\n"
+    assert told(parse_program(text + "net c(x: [4]) { return x |> dense(2) }")) == [
+        ("1:25", "`every` must be at least 1, found 0"),
+        ("2:18", "`epochs` must be at least 1, found 0"),
+        ("3:29", "unknown operator `dens`"),
+        ("5:29", "block `b` needs `w`"),
+    ]
+    assert [place for place, _ in told(parse_program(text), "b")] == ["1:25", "2:18", "5:29"]
+
+
+def test_a_check_tells_once_of_what_two_nets_share():
+    text = "block b(x) { return x |> rel }\nnet a(x: [4]) { return x |> b }\nnet c(x: [4]) { return x |> b }"
+    assert told(parse_program(text)) == [("1:26", "unknown operator `rel`")]
+
+
+def test_a_check_asks_every_rule_of_every_net():
+    rules = "grow { rule r { when = schedule apply = grow_units where = h } rule s { every = 0 } rule t { when = sched } }\n"
+    text = rules + "net a(x: [4]) { return x |> h: dense(3) |> dense(1) }\nnet b(x: [4]) { return x |> dense(1) }"
+    with pytest.raises(ProgramError) as caught:
+        parse_program(text).check()
+    found = caught.value.diagnostics
+    assert [d.message.partition(";")[0] for d in found] == [
+        "`where = h` matches no axis",
+        "rule `s` needs `when`",
+        "rule `s` needs `apply`",
+        "`every` must be at least 1, found 0",
+        "rule `t` needs `apply`",
+        "unknown trigger `sched`",
+    ]
+    assert [n.message for n in found[0].notes] == ["on net `b`"]
+
+
+def test_a_check_gives_the_graphs():
+    text = "net a(x: [4], w = 3) { return x |> h: dense(w) |> dense(1) }\nnet b(x: [2]) { return x |> dense(1) }"
+    program = parse_program(text)
+    assert [g.name for g in program.check()] == ["a", "b"]
+    assert program.check("a", {"w": 5}) == (program.graph("a", {"w": 5}),)
+
+
+def test_everything_that_cannot_be_loaded_is_told_and_the_sections_too(tmp_path):
+    (tmp_path / "bad.irg").write_text("block c(x) {")
+    text = 'import "gone.irg"\nimport "bad.irg"\nimport std.resnets\n' + BLOCK + BLOCK + NET + SECTIONS
+    (tmp_path / "main.irg").write_text(text)
+    with pytest.raises(ProgramError) as caught:
+        read_program(tmp_path / "main.irg")
+    assert [d.message.partition(",")[0] for d in caught.value.diagnostics] == [
+        "gone.irg: no such file or directory",
+        "nothing shipped is called `std.resnets`",
+        "two definitions are called `b`",
+        "`every` must be at least 1",
+        "`epochs` must be at least 1",
+        "expected `axis`",
+    ]
+
+
 def test_programs_hold_their_sections(tmp_path):
     path = tmp_path / "p.irg"
     path.write_text(NET.replace("b(3)", "dense(3) |> relu") + "grow { use north_random }\ntrain { epochs = 2 }")

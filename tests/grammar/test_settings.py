@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import pytest
 
 from irgrow import growth, training
+from irgrow.attributes import call_text, real, word
 from irgrow.errors import OptionError, ProgramError
 from irgrow.grammar import parse_pass, parse_program
 from irgrow.growth import Epochs, EverySteps, GrowthProgram, Limit, NorthSelectBundle, Plateau, Rule, Steps, Where
@@ -97,10 +99,12 @@ def test_passes_as_text(pass_):
         ("grow { rule r { apply = grow_units when = schedul } }", "unknown trigger `schedul`"),
         ("grow { rule r { apply = os.system when = schedule } }", "unknown pass `os.system`"),
         ("grow { rule r { apply = grow_units when = schedule limit = width < 3 } }", "a limit is written"),
-        ("grow { rule r { apply = grow_units when = schedule limit = wdth <= 3 } }", "`limit` knows no `wdth`"),
+        ("grow { rule r { apply = grow_units when = schedule limit = wdth <= 3 } }", "`limit` has no quantity `wdth`"),
         ("grow { rule r { apply = grow_units when = schedule limit = width <= 0 } }", "a limit must be at least 1"),
         ("grow { rule r { apply = grow_units when = schedule where = 3 } }", "`where` takes names of axes"),
-        ("grow { rule r { apply = grow_units when = schedule every = 0 } }", "`count` must be at least 1"),
+        ("grow { rule r { apply = grow_units when = schedule every = 0 } }", "`every` must be at least 1, found 0"),
+        ("grow { rule r { apply = grow_units when = schedule every = epochs(0) } }", "`count` must be at least 1"),
+        ("grow { rule r { apply = grow_units when = schedule order = sights } }", "`order` takes rules or sites"),
         ("grow { rule r { apply = grow_units when = schedule require = maybe } }", "`require` takes exact or any"),
         ("grow { use nort_select }", "unknown bundle `nort_select`"),
         ("grow { use north_select(gama = 1) }", "north_select has no argument `gama`"),
@@ -125,6 +129,94 @@ def test_mistakes_are_located(section, message):
     assert message in str(caught.value)
     if isinstance(caught.value, ProgramError):
         assert str(caught.value.diagnostics[0].span).startswith("<text>:2:")
+
+
+def messages(section):
+    program = parse_program(NET + section)
+    found = []
+    for name in ("growth", "training"):
+        try:
+            getattr(program, name)
+        except ProgramError as error:
+            found += [d.message for d in error.diagnostics]
+    return found
+
+
+def test_every_entry_that_is_wrong_is_told():
+    section = """
+    grow {
+      use nort
+      rule a { every = 0  when = schedul(1)  apply = grow_units(ini = random, count = 0)  limit = [width < 3, depth <= 3] }
+      rule b { every = plateau(patience = 0, intervall = 2)  when = schedule  apply = grow_units(init = nest(beta = 2)) }
+      rule c { evry = 2  wen = schedule  apply = grow_units  require = maybe  order = 3  where = 3 }
+      rates = auto_rgn
+      rates = auto_rgn(evry = 3)
+      rate = auto_rgn
+    }
+    train { epochs = -1  optimiser = adam  optimizer = adam(lr = -1, beta3 = 2, eps = 0)  epochs = 3 }
+    """
+    assert messages(section) == [
+        "unknown bundle `nort`",
+        "`every` must be at least 1, found 0",
+        "unknown trigger `schedul`",
+        "grow_units has no argument `ini`",
+        "`count` must be at least 1, found 0",
+        "a limit is written `width <= 512`",
+        "`limit` has no quantity `depth`; did you mean `width`?",
+        "`patience` must be at least 1, found 0",
+        "plateau has no argument `intervall`",
+        "`beta` must be at most 1.0, found 2.0",
+        "a rule has no `evry`",
+        "a rule has no `wen`",
+        "`require` takes exact or any, found maybe",
+        "`order` takes rules or sites, found 3",
+        "`where` takes names of axes, patterns in quotes, or a list of them",
+        "auto_rgn has no argument `evry`",
+        "`grow` has no `rate`",
+        "`epochs` must be at least 1, found -1",
+        "`train` has no `optimiser`",
+        "`lr` must be above 0.0, found -1.0",
+        "adam has no argument `beta3`",
+        "`eps` must be above 0.0, found 0.0",
+        "`epochs` is given twice",
+    ]
+
+
+def test_what_is_misspelt_is_not_missing_too():
+    rule = "grow {{ rule r {{ {} = schedule  apply = grow_units }} }}"
+    assert messages(rule.format("wen")) == ["a rule has no `wen`"]
+    assert messages("grow { rule r { } }") == ["rule `r` needs `when`", "rule `r` needs `apply`"]
+    assert messages(rule.format("when")) == []
+
+
+def test_names_of_rules_that_are_wrong_are_taken_all_the_same():
+    text = (
+        "grow { rule r { every = 0 when = schedule apply = grow_units } rule r { when = schedule apply = grow_units } }"
+    )
+    assert messages(text) == ["`every` must be at least 1, found 0", "two rules are called `r`"]
+
+
+def test_what_cannot_be_combined_is_told_only_of_rules_that_are_else_right():
+    rule = "grow {{ rule r {{ when = dyno_prune  apply = grow_units  {} }} }}"
+    assert messages(rule.format("every = 0")) == ["`every` must be at least 1, found 0"]
+    assert "does not take units away" in messages(rule.format("every = 2"))[0]
+
+
+def test_options_of_passes_may_have_to_be_named(monkeypatch):
+    @dataclass(frozen=True)
+    class Shaky:
+        rate: float = real(0.5, low=0.0, named="the units come first in other libraries")
+        sites: str = word("all", "some", default="all")
+
+    monkeypatch.setattr("irgrow.registry.group", lambda name: {"shaky": Shaky})
+    assert call_text(Shaky(2.0, "some")) == "shaky(rate = 2.0, sites = some)"
+    assert parse_pass(call_text(Shaky(2.0, "some"))) == Shaky(2.0, "some")
+    for written, help in [("2", "; write `rate = 2.0` if you mean it"), ("-1", ""), ("some", "")]:
+        with pytest.raises(ProgramError) as caught:
+            parse_pass(f"shaky({written})")
+        (d,) = caught.value.diagnostics
+        assert d.message.startswith("`rate` of shaky is given by its name, found ")
+        assert d.help == "the units come first in other libraries" + help
 
 
 def test_nothing_here_needs_torch():
