@@ -25,9 +25,11 @@ _COLOURS = {
 
 
 def _label(graph: Graph, name: str) -> tuple[str, str]:
-    """Return the two lines of a box: the name, and the op with its output."""
+    """Return the two lines of a box: the name, and the op, whose parameters it takes, and its output."""
     shape = "x".join(map(str, graph.shape(name)))
-    return name, f"{word_of(graph[name].op)}  {shape}"
+    node = graph[name]
+    tied = f" (tied = {node.tied})" if node.tied else ""
+    return name, f"{word_of(node.op)}{tied}  {shape}"
 
 
 def to_dot(graph: Graph) -> str:
@@ -141,7 +143,7 @@ def _arrange(rows: list[list[_Box]]) -> None:
 
 
 def to_svg(graph: Graph) -> str:
-    """Return the graph as an SVG picture: inputs at the top, one row per depth.
+    """Return the graph as an SVG picture: inputs at the top, one row per depth, dashed what has tied parameters.
 
     Raises:
         OptionError: The graph has more than 2000 nodes.
@@ -188,9 +190,11 @@ def _drawn(graph: Graph, box: _Box, layer: int) -> str:
     y, middle = _top(layer), _centre(box)
     colour = _COLOURS[graph[box.name].op.coupling]
     stroke = "#223" if box.name in graph.outputs or box.name in graph.inputs else "#889"
+    dashes = ' stroke-dasharray="5 3"' if graph[box.name].tied else ""
     return (
         f'<g><rect x="{box.x:.1f}" y="{y:.1f}" width="{box.width:.1f}" height="{HEIGHT}" rx="5" fill="{colour}" '
-        f'stroke="{stroke}"/><text x="{middle:.1f}" y="{y + 17:.1f}" font-size="12" text-anchor="middle">{name}</text>'
+        f'stroke="{stroke}"{dashes}/>'
+        f'<text x="{middle:.1f}" y="{y + 17:.1f}" font-size="12" text-anchor="middle">{name}</text>'
         f'<text x="{middle:.1f}" y="{y + 32:.1f}" font-size="10" fill="#556" text-anchor="middle">{what}</text></g>'
     )
 

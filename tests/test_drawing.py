@@ -102,6 +102,19 @@ def test_a_single_node_is_a_picture():
     assert list(boxes(to_svg(parse("net n(x: [4]) { return x }")))) == ["x"]
 
 
+def test_tied_parameters_are_marked_in_every_format():
+    text = "net n(x: ids(9)[4]) {{ return x |> embed: embedding(5) |> head: dense(9, bias = false{}) }}"
+    tied, free = parse(text.format(", tied = embed")), parse(text.format(""))
+    root = ET.fromstring(to_svg(tied))
+    dashed = {g[1].text: g[0].get("stroke-dasharray") for g in root.iter(f"{SVG}g")}
+    assert dashed == {"x": None, "embed": None, "head": "5 3"}
+    assert "dense (tied = embed)  4x9" in [t.text for t in root.iter(f"{SVG}text")]
+    for form in (to_svg, to_dot, to_mermaid):
+        assert form(tied).count("tied = embed") == 1
+        assert "tied" not in form(free)
+    assert "dasharray" not in to_svg(free)
+
+
 def test_nets_side_by_side_are_drawn_side_by_side():
     places = boxes(to_svg(parse("net n(a: [4], b: [4]) { return a |> relu, b |> relu }")))
     assert places["a"][1] == places["b"][1]

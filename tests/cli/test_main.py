@@ -263,6 +263,15 @@ def test_a_closed_pipe_ends_quietly(examples, verb):
         assert process.wait(60) in (0, 1)
 
 
+def test_the_package_is_a_command(examples):
+    command = [sys.executable, "-m", "irgrow"]
+    fine = subprocess.run([*command, "check", examples / "lenet.irg"], capture_output=True, text=True, check=False)
+    assert (fine.returncode, fine.stderr) == (0, "")
+    assert "61,706 parameters" in fine.stdout
+    bad = subprocess.run([*command, "check", "gone.irg"], capture_output=True, text=True, check=False)
+    assert (bad.returncode, bad.stdout, bad.stderr) == (2, "", "error: gone.irg: no such file or directory\n")
+
+
 @pytest.mark.parametrize("verb", ["show", "draw", "rewrite"])
 def test_a_full_disk_is_a_message(examples, verb):
     passes = ["grow_units(f1, 1)"] if verb == "rewrite" else []

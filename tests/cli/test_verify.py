@@ -70,8 +70,31 @@ def test_a_wrong_lowering_is_found(irgrow, net, monkeypatch):
     assert answer.out.startswith("FAILED: the lowered module of `n`")
 
 
-def test_a_refusal_is_no_false_claim(fine, net):
-    assert "refused" in fine("verify", net, "grow_units(x, 1)")
+def test_a_refused_rewrite_has_nothing_to_verify(mistake, net):
+    said = "error: a rewrite that is refused has nothing to verify: grow_units(zzz, 4): refused `zzz`: no axis or node"
+    assert mistake("verify", net, "grow_units(zzz, 4)").startswith(said)
+
+
+def test_what_comes_before_a_refusal_is_measured_and_what_comes_after_is_not(irgrow, net):
+    answer = irgrow("verify", net, GROWN, "grow_units(x, 1)", PRUNED)
+    assert answer.code == 2
+    assert [line.split("(")[0] for line in answer.out.splitlines()] == ["ok: grow_units"]
+    assert "has nothing to verify: grow_units(x): " in answer.err
+
+
+def test_a_refusal_as_json(irgrow, net):
+    answer = irgrow("verify", net, GROWN, "grow_units(zzz, 4)", "--json")
+    grown, refused = json.loads(answer.out)
+    assert (answer.code, answer.err) == (2, "")
+    assert grown["holds"] is True
+    assert set(refused) == {"claim", "holds", "error", "detail"}
+    assert (refused["holds"], refused["error"]) == (None, None)
+    assert "nothing to verify" in refused["detail"]
+
+
+def test_a_false_claim_before_a_refusal_is_a_false_claim(irgrow, net, monkeypatch):
+    monkeypatch.setattr(Prover, "verdict", lambda self: Exact())
+    assert irgrow("verify", net, PRUNED, "grow_units(zzz, 4)").code == 1
 
 
 def test_seed_and_samples_change_what_is_measured(fine, write):
