@@ -22,7 +22,8 @@ class Attribute:
 
     Args:
         name: Field name, which is also its name in the language.
-        kind: `width`, `integer`, `real`, `flag`, `word`, `window` (an integer or one per dimension), `integers`.
+        kind: `width`, `integer`, `real`, `flag`, `word`, `window` (an integer or one per dimension), `integers`,
+            `text`, `site` (the name of an axis or node), `plan` (a member of the registered group in `choices`).
         default: Its default; `MISSING` if it must be given.
         low: Smallest value allowed, of each entry.
         choices: The words allowed.

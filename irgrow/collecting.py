@@ -1,4 +1,4 @@
-"""Work that makes many objects that stay, or go by themselves, is not interrupted to look for cycles among them."""
+"""Pause the collection of cyclic garbage while many objects are made that stay, or go by themselves."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def _order(graph: Graph) -> Iterator[Violation]:
         seen.add(node.name)
     for name in graph.outputs:
         if name not in seen:
-            yield BadOrder(f"the output `{name}` is no node", (name,))
+            yield BadOrder(f"the output `{name}` is not a node", (name,))
 
 
 def _attributes(graph: Graph, fine: frozenset[int] = frozenset()) -> Iterator[Violation]:

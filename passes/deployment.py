@@ -8,7 +8,6 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from irgrow import registry
 from irgrow.attributes import textual_name
 from irgrow.cost import cost
 from irgrow.errors import CompilerBug, OptionError
@@ -19,6 +18,7 @@ from irgrow.passes.rewrites.bake_mask import BakeMask
 from irgrow.passes.rewrites.fold_batch_norm import FoldBatchNorm
 from irgrow.passes.rewrites.fold_scale import FoldScale
 from irgrow.passes.rewrites.fuse_linear import FuseLinear
+from irgrow.passes.rewrites.remove_dead_units import RemoveDeadUnits
 from irgrow.passes.rewrites.simplify import Simplify
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from irgrow.journal import Receipt
     from irgrow.network import Network
 
-ORDER: tuple[type[Pass], ...] = (BakeMask, Simplify, FoldScale, FoldBatchNorm, FuseLinear)
+ORDER: tuple[type[Pass], ...] = (BakeMask, Simplify, FoldScale, FoldBatchNorm, FuseLinear, RemoveDeadUnits)
 """The passes, in the order that leaves each most to do: what is taken out brings layers next to each other."""
 
 _SHOWN = 5
@@ -85,7 +85,7 @@ def deploy(
     """Return a copy of a network without what only training needs.
 
     Masks are baked in, dropout and identities taken out, scales and batch norms folded, linear layers fused where that
-    makes the network no larger, dead units removed if that pass is there; again and again until nothing applies. Every
+    makes the network no larger, dead units removed; again and again until nothing applies. Every
     step is proved to preserve the function in evaluation mode. What is left runs on stock modules of torch and on the
     few of irgrow's that torch lacks.
 
@@ -161,7 +161,7 @@ def _run(net: Network, inputs: tuple[Tensor, ...]) -> Any:
 def _round(net: Network) -> list[Receipt]:
     """Apply every pass at every place once; return what was done."""
     done = []
-    for cls in (*ORDER, *_dead_units()):
+    for cls in ORDER:
         for rewrite in _everywhere(cls, net.graph):
             before = net.graph
             if not _worthwhile(rewrite, before):
@@ -169,12 +169,6 @@ def _round(net: Network) -> list[Receipt]:
             receipt = net.rewrite(rewrite, require="exact")
             done += [receipt] if receipt.applied and net.graph != before else []
     return done
-
-
-def _dead_units() -> tuple[type[Pass], ...]:
-    """Return the pass that removes units nothing depends on, if it is registered."""
-    found = registry.group("pass").get("remove_dead_units")
-    return () if found is None else (found,)
 
 
 def _everywhere(cls: type[Pass], graph: Graph) -> Iterator[Pass]:

@@ -161,7 +161,6 @@ class Field:
         synapses: The weight.
         scores: A number for each.
         open: Which may be chosen.
-        size: How many there are in all; what is on is `size` less those that are off.
         on: How many are on.
     """
 

@@ -92,7 +92,7 @@ class Limit:
     def __post_init__(self) -> None:
         if self.quantity not in self.QUANTITIES:
             close = did_you_mean(self.quantity, self.QUANTITIES) or f"known are: {', '.join(self.QUANTITIES)}"
-            raise OptionError(f"`limit` knows no `{self.quantity}`; {close}")
+            raise OptionError(f"`limit` has no quantity `{self.quantity}`; {close}")
         if self.most < 1:
             raise OptionError(f"a limit must be at least 1, found {self.most}")
 

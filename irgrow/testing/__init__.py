@@ -1,9 +1,9 @@
 """Property-testing networks and rewrites: strategies for programs and inputs, and checks of a pass of your own.
 
-from irgrow.testing import check_pass
+    from irgrow.testing import check_pass
 
-def test_my_pass():
-check_pass(MyPass)
+    def test_my_pass():
+        check_pass(MyPass)
 """
 
 from __future__ import annotations

@@ -180,7 +180,7 @@ def check_verdict(pass_: Pass, graph: Graph, seed: int = 0, batch: int = 3) -> t
 
 
 def gradients(graph: Graph, params: Mapping[str, Any], inputs: Mapping[str, Any], weights: Any) -> dict[str, Tensor]:
-    """Return the gradient of a fixed weighted sum of the squared outputs, by parameter, in evaluation mode."""
+    """Return the gradient of `weighted_loss` by parameter, in evaluation mode."""
     tensors = as_tensors(graph, params)
     module = lower(graph, tensors).eval()
     outputs = module(*(torch.as_tensor(inputs[name]) for name in graph.inputs))

@@ -77,7 +77,7 @@ def _entries(newborns: Newborns, name: str, value: Any) -> NDArray[np.float64]:
     try:
         array = as_array(value)
     except (TypeError, ValueError):
-        raise Impossible(f"`{name}` was given something that is no array of numbers") from None
+        raise Impossible(f"`{name}` was given something that is not an array of numbers") from None
     if list(array.shape) != shape:
         raise Impossible(f"new entries of `{name}`: expected shape {shape}, found {list(array.shape)}")
     if (strange := int((~np.isfinite(array)).sum())) > 0:

@@ -49,10 +49,10 @@ class FoldBatchNorm(Pass):
             return reason
         norm = graph[site]
         if not isinstance(norm.op, BatchNorm):
-            return f"`{site}` is no batch norm"
+            return f"`{site}` is not a batch norm"
         (name,) = norm.inputs
         if not isinstance(graph[name].op, Dense | Conv | Depthwise):
-            return f"`{site}` reads `{name}`, which is no dense layer and no convolution"
+            return f"`{site}` reads `{name}`, which is neither a dense layer nor a convolution"
         if makes(graph, name)[0] != graph.types[site].features:
             return f"`{name}` works along the positions, not the units that `{site}` normalises"
         return read_elsewhere(graph, name, site) or tied(graph, name) or tied(graph, site)

@@ -48,7 +48,7 @@ class FoldScale(Pass):
         if reason := not_a_node(graph, site):
             return reason
         if not isinstance(graph[site].op, Scale):
-            return f"`{site}` is no learned scale"
+            return f"`{site}` is not a learned scale"
         if reason := tied(graph, site):
             return reason
         before = _not_before(graph, site)
@@ -73,7 +73,7 @@ def _not_before(graph: Graph, scale: str) -> str | None:
     """Return why a scale cannot go into the layer it reads, or `None`."""
     (name,) = graph[scale].inputs
     if not isinstance(graph[name].op, Dense | Conv | Depthwise):
-        return f"`{name}` before it is no dense layer and no convolution"
+        return f"`{name}` before it is neither a dense layer nor a convolution"
     if makes(graph, name)[0] != graph.types[scale].features:
         return f"`{name}` before it works along the positions"
     return read_elsewhere(graph, name, scale) or tied(graph, name)
@@ -86,7 +86,7 @@ def _not_behind(graph: Graph, scale: str) -> str | None:
     for name in graph.users[scale]:
         op = graph[name].op
         if not isinstance(op, Dense | Conv):
-            return f"`{name}` behind it is no dense layer and no convolution over all channels"
+            return f"`{name}` behind it is neither a dense layer nor a convolution over all channels"
         if isinstance(op, Conv) and op.groups != ONE:
             return f"`{name}` behind it works in groups"
         if makes(graph, name)[0] != graph.types[scale].features:

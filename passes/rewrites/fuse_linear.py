@@ -50,7 +50,7 @@ class FuseLinear(Pass):
             return reason
         first = graph[site].op
         if not isinstance(first, Dense | Conv):
-            return f"`{site}` is no dense layer and no convolution over all channels"
+            return f"`{site}` is neither a dense layer nor a convolution over all channels"
         readers = graph.users[site]
         if not readers:
             return f"nothing reads `{site}`"
@@ -61,7 +61,7 @@ class FuseLinear(Pass):
         if isinstance(second, BatchNorm):
             return f"the batch norm `{reader}` is between; fold it first"
         if type(second) is not type(first):
-            return f"`{reader}`, which reads `{site}`, is no layer of the same kind"
+            return f"`{reader}`, which reads `{site}`, is not a layer of the same kind"
         why = _not_plain(site, first) or _not_plain(reader, second) or _not_pointwise(reader, second)
         return why or tied(graph, site) or tied(graph, reader)
 
@@ -81,7 +81,7 @@ class FuseLinear(Pass):
 
 
 def _not_plain(name: str, op: Op) -> str | None:
-    """Return why a layer's weight is no matrix over all it reads, or `None`."""
+    """Return why a layer's weight is not a matrix over all it reads, or `None`."""
     if getattr(op, "masked", False):
         return f"`{name}` is masked; bake the mask in first"
     return f"`{name}` works in groups" if isinstance(op, Conv) and op.groups != ONE else None

@@ -113,7 +113,7 @@ class InsertLayer(Pass):
         value = graph.types[site]
         if self.form == "block":
             if (value.rank, value.features) != (2, 1):
-                return f"`{site}` is no (positions, units) value"
+                return f"`{site}` is not a (positions, units) value"
             units = graph.size(value.units)
             if units % (self.heads or 1):
                 return f"`{site}` has {units} units, not a multiple of {self.heads} heads"

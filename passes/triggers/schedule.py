@@ -17,8 +17,8 @@ class Schedule(Trigger):
         units: How many each time; left out with `until`.
         total: The most in all; 0 for no bound.
         until: The training step by which `total` units have come; 0 for no such step.
-        times: In how many portions at equal intervals they come until then; 0 for one unit a time. Portions differ by
-            one unit at the most, and what a site has missed comes when it is asked.
+        times: In how many portions at equal intervals they come until then; 0 for one unit at a time. Portions differ
+            by one unit at the most, and what a site has missed comes when it is asked.
 
     Raises:
         OptionError: `until` was given without `total`, with `units`, or is less than the portions; or `times` without

@@ -254,7 +254,7 @@ def test_totals_count_what_the_summary_counts():
     [("widht", "did you mean `width`"), ("flops", "known are: width, parameters, macs"), ("", "known are")],
 )
 def test_unknown_quantities(quantity, help):
-    with pytest.raises(OptionError, match=f"`limit` knows no `{quantity}`; {help}"):
+    with pytest.raises(OptionError, match=f"`limit` has no quantity `{quantity}`; {help}"):
         Limit(quantity, 9)
 
 

@@ -148,10 +148,10 @@ def test_what_cannot_go_is_named():
     }""")
     found = deploy(live(graph), batch=inputs(graph))
     assert found.left == (
-        "fold_batch_norm(batchnorm_1): `batchnorm_1` reads `x`, which is no dense layer and no convolution",
+        "fold_batch_norm(batchnorm_1): `batchnorm_1` reads `x`, which is neither a dense layer nor a convolution",
         "bake_mask(dense_1): `t` uses the weight of `dense_1` without its mask",
-        "fold_scale(scale_1): `relu_1` before it is no dense layer and no convolution, and `add_1` behind it is no dense "
-        "layer and no convolution over all channels",
+        "fold_scale(scale_1): `relu_1` before it is neither a dense layer nor a convolution, and `add_1` behind it is "
+        "neither a dense layer nor a convolution over all channels",
     )
     assert str(found).count("\n  left: ") == 3
     assert "nothing to do" in str(found)
@@ -196,7 +196,7 @@ def test_units_that_are_proved_dead_go_and_no_others(monkeypatch):
     with torch.no_grad():
         net.params["dense_1.weight"][:, :2] = 0
     assert deploy(net).steps == ()
-    monkeypatch.setattr(irgrow.passes.deployment, "_dead_units", lambda: (RemoveFirst,))
+    monkeypatch.setattr(irgrow.passes.deployment, "ORDER", (RemoveFirst,))
     found = deploy(net, batch=inputs(graph))
     assert len(found.steps) == 2, "the third one is alive"
     assert found.network.graph.shape("h") == (6,)

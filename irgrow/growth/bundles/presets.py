@@ -1,6 +1,6 @@
 """Preset growth, to compare with: the same number of units in every hidden layer, at times that are fixed beforehand.
 
-The thesis grows over the first three quarters of training, one unit a time (linear) or in eight equal batches.
+The thesis grows over the first three quarters of training, one unit at a time (linear) or in eight equal batches.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Preset(Bundle):
 
 @dataclass(frozen=True)
 class LinearBundle(_Preset):
-    """Linear: one unit a time, at equal intervals.
+    """Linear: one unit at a time, at equal intervals.
 
     Args:
         units: How many each layer gains in all.

@@ -86,9 +86,9 @@ def test_a_norm_may_be_the_output():
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("x |> c: conv(3, kernel = 1) |> relu |> bn: batchnorm", "reads `relu_1`, which is no dense layer"),
-        ("x |> bn: batchnorm |> c: conv(3, kernel = 1)", "reads `x`, which is no dense layer"),
-        ("x |> c: conv(3, kernel = 1) |> bn: layernorm", "`bn` is no batch norm"),
+        ("x |> c: conv(3, kernel = 1) |> relu |> bn: batchnorm", "reads `relu_1`, which is neither a dense layer"),
+        ("x |> bn: batchnorm |> c: conv(3, kernel = 1)", "reads `x`, which is neither a dense layer"),
+        ("x |> c: conv(3, kernel = 1) |> bn: layernorm", "`bn` is not a batch norm"),
         ("x |> c: dense(5) |> bn: batchnorm", "`c` works along the positions, not the units"),
     ],
 )

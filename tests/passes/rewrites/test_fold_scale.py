@@ -75,14 +75,14 @@ def test_a_layer_read_by_others_leaves_it_to_what_is_behind():
     [
         (
             "relu(x) |> s: scale |> relu",
-            "`relu_1` before it is no dense layer and no convolution, and `relu_2` behind it",
+            "`relu_1` before it is neither a dense layer nor a convolution, and `relu_2` behind it",
         ),
         ("relu(x) |> s: scale |> conv(4, kernel = 1, groups = 2)", "`conv_1` behind it works in groups"),
-        ("relu(x) |> s: scale |> depthwise(kernel = 1)", "`depthwise_1` behind it is no dense"),
+        ("relu(x) |> s: scale |> depthwise(kernel = 1)", "`depthwise_1` behind it is neither a dense"),
         ("relu(x) |> s: scale |> dense(4)", "`dense_1` behind it works along the positions"),
         ("relu(x) |> dense(5) |> s: scale |> relu", "`dense_1` before it works along the positions"),
         ("relu(x) |> s: scale", "`s` is an output"),
-        ("relu(x) |> s: relu", "`s` is no learned scale"),
+        ("relu(x) |> s: relu", "`s` is not a learned scale"),
     ],
 )
 def test_refusals(text, reason):

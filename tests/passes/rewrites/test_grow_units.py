@@ -256,9 +256,7 @@ def test_zero_fan_in_is_zero_once_where_layers_pass_units_on(through):
     assert_preserves(graph, GrowUnits("h", 2, zero="fan_in"))
 
 
-@pytest.mark.parametrize(
-    ("norm", "axis"), [("batchnorm", "h"), ("instancenorm", "h"), ("groupnorm(2)", "bn.groups")]
-)
+@pytest.mark.parametrize(("norm", "axis"), [("batchnorm", "h"), ("instancenorm", "h"), ("groupnorm(2)", "bn.groups")])
 def test_zero_fan_in_behind_a_norm_of_its_own_is_refused(norm, axis):
     text = f"net n(x: [2, 4, 4]) {{ return x |> h: conv(4, kernel = 3) |> bn: {norm} |> gelu |> avgpool |> dense(2) }}"
     assert "zero fan-in behind `bn`" in plan(GrowUnits(axis, 1, zero="fan_in"), parse(text)).verdict.reason

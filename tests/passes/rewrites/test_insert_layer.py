@@ -271,7 +271,7 @@ def test_the_rest_learns_one_step_later(form):
         ({"form": "identity", "slope": 0.2}, "`slope` is that of leaky_relu, the activation is relu"),
         ({"form": "block", "kernel": 3}, "the form `block` has no use for `kernel = 3`"),
         ({"form": "identity", "norm": "layernorm"}, "takes batchnorm, found layernorm"),
-        ({"form": "block"}, "`a` is no (positions, units) value"),
+        ({"form": "block"}, "`a` is not a (positions, units) value"),
         ({"form": "residual", "norm": "layernorm"}, "layernorm takes units last, those of `a` are first"),
     ],
 )
