@@ -20,6 +20,7 @@ from irgrow.passes.analyses.candidates import (
     flat_units,
     receptive_fields,
     sampled,
+    untried,
 )
 from irgrow.passes.analyses.entries import effective
 from irgrow.passes.analyses.places import makers, measured, unit_dim
@@ -106,7 +107,7 @@ def first_layer(graph: Graph, atom: str) -> str | None:
     return next((m for m in makers(graph, atom) if graph[m].op.coupling is Coupling.MIXING), None)
 
 
-def layer_of(graph: Graph, edits: Iterable[str], atom: str, asked: str) -> str:
+def layer_of(graph: Graph, edits: Iterable[str], atom: str, asked: str, by_activity: bool = True) -> str:
     """Return the layer whose fan-in is to be chosen.
 
     Args:
@@ -114,13 +115,16 @@ def layer_of(graph: Graph, edits: Iterable[str], atom: str, asked: str) -> str:
         edits: The atoms that are edited.
         atom: The one whose units are new.
         asked: Who asks, for the reason.
+        by_activity: Whether candidates are compared by what they would do behind the activation.
 
     Raises:
-        Impossible: No layer makes all of the axis, or it reads new units itself.
+        Impossible: No layer makes all of the axis, it reads new units itself, or what candidates do is not known.
     """
     maker = first_layer(graph, atom)
     if maker is None:
         raise Impossible(f"{asked} needs a dense layer or convolution that makes `{atom}`")
+    if by_activity and (node := untried(graph, maker)) is not None:
+        raise Impossible(f"{asked} does not know what `{node}` makes of units that are not there yet")
     if graph.signatures[maker].axes["units"] != Atom(atom):
         raise Impossible(f"{asked} needs `{atom}` to be all the units of `{maker}`")
     if any(a.name in edits for a in atoms(graph.specs[maker][0].dims[1])):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from irgrow.edits import Impossible
-from irgrow.graph import Graph
+from irgrow.graph import Graph, Node
+from irgrow.ops import Depthwise, InstanceNorm
 from irgrow.ops.conv import Conv, padded, per_dim, taps
 from irgrow.passes.analyses.carrying import done
 from irgrow.passes.analyses.places import activation, path, unit_dim
@@ -50,11 +52,31 @@ def receptive_fields(graph: Graph, maker: str, value: Any) -> Float64[np.ndarray
 def candidate_activity(
     graph: Graph, maker: str, before: Float[Tensor, "candidates columns"]
 ) -> Float[Tensor, "candidates columns"]:
-    """Return the activity of candidates behind the layer's norm and activation; it is differentiable."""
-    value, last = before.T, activation(graph, maker)
-    for node in path(graph, maker):
+    """Return the activity of candidates behind the layer's norm and activation; it is differentiable.
+
+    There must be nothing `untried` between them.
+    """
+    value = before.T
+    for node in between(graph, maker):
         after = done(node.op, value, 1)
-        value = value if after is None else after
-        if node.name == last:
-            break
+        assert after is not None
+        value = after
     return value.T
+
+
+def between(graph: Graph, maker: str) -> Iterator[Node]:
+    """Yield the nodes behind a layer up to its activation; all there are where there is none."""
+    last = activation(graph, maker)
+    for node in path(graph, maker):
+        yield node
+        if node.name == last:
+            return
+
+
+def untried(graph: Graph, maker: str) -> str | None:
+    """Return the node whose effect on candidates is not known from what the layer reads, or `None`.
+
+    A depthwise convolution has filters of its own for every unit, and an instance norm looks at the samples one by one.
+    """
+    nodes = between(graph, maker)
+    return next((n.name for n in nodes if isinstance(n.op, Depthwise | InstanceNorm)), None)

@@ -44,12 +44,12 @@ class NorthWeight(Initializer):
         return XavierUniform(match=True)
 
     def suits(self, graph: Graph, edits: Mapping[str, IndexMap], atom: str) -> None:
-        layer_of(graph, edits, atom, "north_weight")
+        layer_of(graph, edits, atom, "north_weight", by_activity=False)
 
     def chosen(self, newborns: Newborns) -> dict[str, Fill]:
         graph, context, fills = newborns.graph, newborns.context, dict[str, Fill]()
         for atom, m in newborns.edits.items():
-            maker = layer_of(graph, newborns.edits, atom, "north_weight")
+            maker = layer_of(graph, newborns.edits, atom, "north_weight", by_activity=False)
             if context.params is None:
                 raise Impossible("north_weight needs the parameters of the network")
             name = graph.param_name(maker, "weight")

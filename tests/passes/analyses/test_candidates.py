@@ -5,10 +5,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from irgrow.attributes import textual_name
 from irgrow.backends import interpret, random_params
 from irgrow.edits import Impossible
 from irgrow.grammar import parse
-from irgrow.passes.analyses.candidates import candidate_activity, flat_units, receptive_fields
+from irgrow.passes import Context, GrowUnits, NorthOpt, NorthPre, NorthSelect, NorthWeight, plan
+from irgrow.passes.analyses.candidates import candidate_activity, flat_units, receptive_fields, untried
 from irgrow.testing.numbers import random_inputs
 
 CNN = parse(
@@ -51,6 +53,19 @@ def test_activity_of_the_units_there_are_is_what_the_network_computes(eps, funct
     np.testing.assert_allclose(
         candidate_activity(graph, "c", before), flat_units(values["r"], 0), rtol=1e-9, atol=1e-12
     )
+
+
+@pytest.mark.parametrize("node", ["instancenorm", "depthwise(kernel = 1)"])
+@pytest.mark.parametrize("init", [NorthSelect(9), NorthOpt(9), NorthPre(candidates=9)], ids=str)
+def test_what_is_not_known_of_candidates_is_refused(node, init):
+    """Both are known of the units there are; where they stand behind the activation they are not asked about."""
+    text = "net n(x: [2, 6, 7]) {{ return x |> c: conv(3, kernel = 3) |> {} |> avgpool |> dense(2) }}"
+    graph = parse(text.format(f"unknown: {node} |> tanh"))
+    assert untried(graph, "c") == "unknown"
+    reason = plan(GrowUnits("c", 1, init), graph).verdict.reason
+    assert reason == f"{textual_name(type(init))} does not know what `unknown` makes of units that are not there yet"
+    assert untried(parse(text.format(f"tanh |> {node}")), "c") is None
+    assert plan(GrowUnits("c", 1, NorthWeight()), graph, Context(random_params(graph, 0))).verdict.preserves
 
 
 def test_grouped_convolutions_have_no_common_field():

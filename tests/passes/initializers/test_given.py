@@ -96,7 +96,7 @@ def test_convolutions_norms_and_masks():
         ({"nothing": BIAS}, "`nothing` gains no entries"),
         ({"h.bias": np.array([1.0, np.nan])}, "expected finite numbers, found 1 others"),
         ({"h.bias": np.array([np.inf, np.nan])}, "expected finite numbers, found 2 others"),
-        ({"h.bias": ["a", "b"]}, "no array of numbers"),
+        ({"h.bias": ["a", "b"]}, "not an array of numbers"),
     ],
 )
 def test_bad_numbers_are_refused_and_nothing_changes(values, reason):
