@@ -193,8 +193,7 @@ class Network(Closed):
     def untrack(self, optimizer: Optimizer) -> Network:
         """Let an optimizer go, with its scheduler, scaler and average, so that another one can take its place.
 
-        Rewrites leave it alone from then on: it goes on holding the parameters it has. A controller that sets learning
-        rates looked at what was tracked when it was made; make it anew.
+        Rewrites leave it alone from then on: it goes on holding the parameters it has.
 
         Raises:
             OptionError: It is not tracked.

@@ -121,11 +121,20 @@ class Tuner:
         if not self.net.tracked:
             raise OptionError(f"{self.rule} needs an optimizer: track it (`net.track(optimizer)`) before")
         self.known = list(self.net.graph.params)
+        self._hooked: list[Optimizer] = []
         self._handles: list[Any] = []
-        for tracked in self.net.tracked:
-            optimizer = tracked.optimizer
-            if type(optimizer).__name__ == "Rprop":
-                raise OptionError(f"{self.rule} scales updates; those of Rprop are not proportional to a learning rate")
+        self._follow()
+
+    def _follow(self) -> None:
+        """Hook the optimizers that are tracked now."""
+        tracked = [t.optimizer for t in self.net.tracked]
+        if [id(o) for o in tracked] == [id(o) for o in self._hooked]:
+            return
+        if any(type(optimizer).__name__ == "Rprop" for optimizer in tracked):
+            raise OptionError(f"{self.rule} scales updates; those of Rprop are not proportional to a learning rate")
+        self.close()
+        self._hooked = tracked
+        for optimizer in tracked:
             self._handles.append(optimizer.register_step_pre_hook(self._look))
             self._handles.append(optimizer.register_step_post_hook(self._scale))
 
@@ -133,12 +142,13 @@ class Tuner:
         """Let the optimizers go; rates are the base rates again."""
         for handle in self._handles:
             handle.remove()
+        self._handles, self._hooked = [], []
 
     def _look(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Before a step: take the gradients, at the end of a cycle the new factors, and copies of what is scaled."""
         params = self.net.params
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if optimizer is self.net.tracked[0].optimizer:
+        if optimizer is self._hooked[0]:
             self.count += 1
         if not self.factors or (self.count - 1) % self.rule.every >= self.rule.every - self.rule.batches:
             self._measure({n: p for n, p in params.items() if id(p) in held and n in tuned(self.net.graph)})
@@ -163,7 +173,11 @@ class Tuner:
         self._before = []
 
     def end_step(self) -> None:
-        """Close a training step; set the factors at the end of a cycle, at first as soon as batches are enough."""
+        """Close a training step; set the factors at the end of a cycle, at first as soon as batches are enough.
+
+        Optimizers tracked since the last one are scaled from the next step on.
+        """
+        self._follow()
         enough = any(len(v) >= self.rule.batches for v in self.sums.values())
         if enough and (not self.factors or self.count % self.rule.every == 0):
             old = self.net.params.keys() & set(self.known)

@@ -191,3 +191,23 @@ def test_optimizers_it_cannot_follow():
     net.track(torch.optim.Rprop(net.parameters()))
     with pytest.raises(OptionError, match="Rprop"):
         Tuner(net, AutoRGN())
+
+
+def test_rates_go_over_to_the_optimizer_that_is_tracked_next():
+    net = build(TEXT, seed=1)
+    first = torch.optim.SGD(net.parameters(), lr=0.05)
+    net.track(first)
+    tuner = Tuner(net, Fixed(every=1, batches=1))
+    train(net, first, 0, 2, lambda x, loss: tuner.end_step())
+    second = torch.optim.Adam(net.parameters(), lr=1e-2)
+    net.untrack(first).track(second)
+    tuner.end_step()
+    before = net.params["b.bias"].clone(), net.params["a.bias"].clone()
+    train(net, second, 2, 3, lambda x, loss: tuner.end_step())
+    assert torch.equal(net.params["b.bias"], before[0]), "its factor is zero"
+    assert not torch.equal(net.params["a.bias"], before[1])
+    train(net, first, 3, 4)
+    assert not torch.equal(net.params["b.bias"], before[0]), "the first one was let go"
+    net.untrack(second).track(torch.optim.Rprop(net.parameters()))
+    with pytest.raises(OptionError, match="Rprop"):
+        tuner.end_step()
