@@ -280,12 +280,10 @@ class Network(Closed):
 
 def _to_paths(net: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
     """Rename the entries of a state dict to module paths, in place, before torch loads them."""
-    from irgrow.backends.torch_fx import param_path
-
     assert isinstance(net, Network)
     for name in net.graph.params:
         if prefix + name in state:
-            state[prefix + param_path(net.graph, name)] = state.pop(prefix + name)
+            state[prefix + registry.call("param_path", net.graph, name)] = state.pop(prefix + name)
 
 
 def _taken_away(name: str) -> RefusedError:
@@ -324,13 +322,11 @@ def parts(module: nn.Module) -> Iterator[nn.Module]:
 
 def homes(graph: Graph, module: fx.GraphModule) -> dict[str, tuple[nn.Module, str]]:
     """Return for every parameter the module that holds it and the name there."""
-    from irgrow.backends.torch_fx import module_path
-
     leaves: dict[str, nn.Module] = module.meta["leaves"]
     found = {}
     for name, param in graph.params.items():
         leaf = leaves.get(param.owner)
-        holder = module.get_submodule(module_path(param.owner)) if leaf is None else leaf
+        holder = module.get_submodule(registry.call("module_path", param.owner)) if leaf is None else leaf
         found[name] = (holder, param.spec.name)
     return found
 

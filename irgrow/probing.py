@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
+from irgrow import registry
 from irgrow.ops import MASK
 
 if TYPE_CHECKING:
@@ -124,12 +125,10 @@ def _with_gradients(
     nodes: tuple[str, ...],
     loss: Loss,
 ) -> Probed:
-    from irgrow.backends.torch_fx import param_path
-
-    leaves = effective(params)
+    leaves, path = effective(params), registry.lookup("param_path")
     recorder = _Recorder(module, nodes)
     outputs = torch.func.functional_call(
-        recorder, {f"module.{param_path(graph, name)}": value for name, value in leaves.items()}, batch
+        recorder, {f"module.{path(graph, name)}": value for name, value in leaves.items()}, batch
     )
     wanted = {name: value for name, value in leaves.items() if value.requires_grad}
     seen = {name: value for name, value in recorder.found.items() if value.requires_grad}

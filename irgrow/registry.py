@@ -17,6 +17,8 @@ _TABLE = {
     "print": "irgrow.grammar:print_graph",
     "parse": "irgrow.grammar:parse",
     "lower": "irgrow.backends.torch_fx:lower",
+    "param_path": "irgrow.backends.torch_fx:param_path",
+    "module_path": "irgrow.backends.torch_fx:module_path",
     "word": "irgrow.ops:word_of",
     "plan": "irgrow.passes:plan",
     "prove": "irgrow.passes:prove",
@@ -24,7 +26,6 @@ _TABLE = {
     "context": "irgrow.passes:Context",
     "parse_pass": "irgrow.grammar:parse_pass",
 }
-
 
 _GROUPS = {
     "pass": "irgrow.passes:PASSES",

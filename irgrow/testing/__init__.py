@@ -1,5 +1,7 @@
 """Property-testing networks and rewrites: strategies for programs and inputs, and checks of a pass of your own.
 
+A pass of your own is held to the laws in three lines:
+
     from irgrow.testing import check_pass
 
     def test_my_pass():
