@@ -115,7 +115,7 @@ class Run:
         self.history: list[dict[str, Any]] = []
         self.axes: dict[str, int] = {}
         self.written: str | None = None
-        self.started = time.perf_counter()
+        self.started, self.begun_at, self.seconds_before = time.perf_counter(), 0, 0.0
         if net is None:
             init = None if settings.init == "default" else settings.init
             net = build(job.graph, settings.seed, self.dtype, init)
@@ -319,6 +319,7 @@ class Run:
         return self._write_summary(finished, drawn)
 
     def _write_summary(self, finished: bool, drawn: bool) -> dict[str, Any]:
+        sitting = time.perf_counter() - self.started if self.report.step > self.begun_at else 0.0
         summary = summarised(
             self.job.graph,
             self.net.graph,
@@ -327,7 +328,7 @@ class Run:
             data=str(self.job.settings.data),
             finished=finished,
             steps=self.report.step,
-            seconds=round(time.perf_counter() - self.started, 3),
+            seconds=round(self.seconds_before + sitting, 3),
             picture="history.png" if drawn else None,
             program=self.written,
         )

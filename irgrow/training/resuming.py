@@ -91,7 +91,7 @@ def take_up(run: Run, saved: checkpoint.Saved, rows: list[dict[str, Any]]) -> No
     checkpoint.restore(run.net, saved)
     _check_program(run.folder, summary, run.program)
     run.written = summary.get("program")
-    run.started -= summary.get("seconds", 0.0)
+    run.begun_at, run.seconds_before = extra["step"], summary.get("seconds", 0.0)
     run.report.step, run.report.accuracy = extra["step"], extra["accuracy"]
     run.epoch_loss, run.epoch_count = extra["epoch_loss"], extra["epoch_count"]
     run.history = rows

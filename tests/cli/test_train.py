@@ -5,7 +5,7 @@ import os
 
 import pytest
 import torch
-from spiral_runs import GROW, KEYS, NET, TRAIN, history, last, summary, weights
+from spiral_runs import GROW, KEYS, NET, TRAIN, history, last, summary, weights  # type: ignore[import-not-found]
 
 from irgrow import load
 from irgrow.grammar import read_program

@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from spiral_runs import GROW, NET, TRAIN, history, last, summary, weights
+from spiral_runs import GROW, NET, TRAIN, history, last, summary, weights  # type: ignore[import-not-found]
 
 RUN = "from irgrow.cli import main; main()"
 
