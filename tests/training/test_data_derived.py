@@ -47,7 +47,7 @@ def test_only_refuses_labels_that_are_not_there(labels, message):
 
 
 def test_only_takes_a_label_at_least():
-    with pytest.raises(OptionError, match="`labels` takes"):
+    with pytest.raises(OptionError, match="`only`: `labels`"):
         Only(Digits(), ())
 
 
