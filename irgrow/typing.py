@@ -187,7 +187,7 @@ class Typed:
         }
 
     def _settled(self, value: TensorType) -> TensorType:
-        return TensorType(tuple(map(self.axes.resolve, value.dims)), value.features, value.ids)
+        return TensorType(tuple(map(self.axes.resolve, value.dims)), value.unit_dim, value.ids)
 
     def resized(self, edits: Mapping[str, IndexMap], changed: Mapping[str, Node]) -> Typed:
         """Return the same types after an edit of leaf atoms that leaves none of them empty and exchanged some nodes."""

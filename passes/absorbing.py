@@ -90,7 +90,7 @@ def absorbed(morphism: Morphism, params: Params) -> Morphism:
             continue
         s = before.signatures[node.name]
         m = index_map(s.inputs[0].dims[node.op.mixes(s)], morphism.edits, before.widths)
-        if m is None or not (m == NEW).any() or node.op.mixes(s) != s.inputs[0].features:
+        if m is None or not (m == NEW).any() or node.op.mixes(s) != s.inputs[0].unit_dim:
             continue
         new = np.flatnonzero(m == NEW)
         columns = expanded(after, found.new, node.name)[0][:, new].sum(2)

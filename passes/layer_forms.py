@@ -136,7 +136,7 @@ def is_image(graph: Graph, name: str) -> bool:
     True
     """
     value = graph.types[name]
-    return value.rank > 1 and value.features == 0
+    return value.rank > 1 and value.unit_dim == 0
 
 
 # forms ---------------------------------------------------------------------------------------------------------------

@@ -182,7 +182,7 @@ def disconnect(graph: Graph, node: str, position: int, seed: int = 0, summary: s
     old = graph[node]
     left = tuple(name for i, name in enumerate(old.inputs) if i != position)
     value = graph.types[node]
-    if not any(graph.shape(n) == graph.shape(node) and graph.types[n].features == value.features for n in left):
+    if not any(graph.shape(n) == graph.shape(node) and graph.types[n].unit_dim == value.unit_dim for n in left):
         raise Impossible(f"`{old.inputs[position]}` gives `{node}` its shape; what is left has another one")
     if len(left) == 1:
         return bypass(graph, node, left[0], seed, summary)

@@ -26,7 +26,7 @@ class _Entrywise(Op):
         for i, x in enumerate(inputs):
             ends = (first, i)
             if x.rank == whole.rank:
-                if x.features != whole.features and x.rank > 1:
+                if x.unit_dim != whole.unit_dim and x.rank > 1:
                     t.fail(f"{self.kind} needs the units of both sides in the same dimension")
                 for a, b in zip(whole.dims, x.dims, strict=True):
                     t.unify(a, b, f"both sides of {self.kind}", ends)
@@ -39,7 +39,7 @@ class _Entrywise(Op):
 
     def _spread(self, e: Signature, index: int) -> int:
         """Return how many position dimensions come after the units of the output, for an input of rank one."""
-        return e.output.rank - 1 - e.output.features if e.inputs[index].rank == 1 else 0
+        return e.output.rank - 1 - e.output.unit_dim if e.inputs[index].rank == 1 else 0
 
     def _arrays(self, e: Evaluation, inputs: tuple[Array, ...]) -> list[Array]:
         shapes = [x.shape[0] for x in inputs]
@@ -47,7 +47,7 @@ class _Entrywise(Op):
         for i, x in enumerate(inputs):
             s = e.signature
             if s.inputs[i].rank < s.output.rank:
-                before, after = s.output.features, self._spread(s, i)
+                before, after = s.output.unit_dim, self._spread(s, i)
                 x = x.reshape(shapes[i], *(1,) * before, -1, *(1,) * after)
             found.append(x)
         return found
@@ -57,7 +57,7 @@ class _Entrywise(Op):
 
         s = b.signature
         ready = [
-            b.call(spread, x, s.output.features, self._spread(s, i)) if s.inputs[i].rank < s.output.rank else x
+            b.call(spread, x, s.output.unit_dim, self._spread(s, i)) if s.inputs[i].rank < s.output.rank else x
             for i, x in enumerate(inputs)
         ]
         return reduce(lambda x, y: b.call(operator, x, y), ready)

@@ -56,7 +56,7 @@ class DotProductAttention(Op):
         t.need_floats(q, k, v)
         for name, value in zip(t.inputs, inputs, strict=True):
             t.need_rank(value, (2,), self.kind)
-            if value.features != 1:
+            if value.unit_dim != 1:
                 t.fail(f"{self.kind} works on (positions, units) values, `{name}` has units first", "use `transpose`")
         heads, groups = self.heads, self.kv_heads or self.heads
         n_heads, n_groups = t.size(heads), t.size(groups)

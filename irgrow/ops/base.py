@@ -32,12 +32,12 @@ class TensorType:
 
     Args:
         dims: One axis per dimension.
-        features: Index of the dimension that holds the units (channels first for images, last for tokens).
+        unit_dim: Index of the dimension that holds the units (channels first for images, last for tokens).
         ids: For integer tokens, one more than the largest id; `None` for floats.
     """
 
     dims: tuple[Axis, ...]
-    features: int = 0
+    unit_dim: int = 0
     ids: int | None = None
 
     @property
@@ -48,13 +48,13 @@ class TensorType:
     @property
     def units(self) -> Axis:
         """The axis of the units."""
-        return self.dims[self.features]
+        return self.dims[self.unit_dim]
 
     def replace(self, dim: int, axis: Axis) -> TensorType:
         """Return this type with one dimension exchanged."""
         dims = list(self.dims)
         dims[dim] = axis
-        return TensorType(tuple(dims), self.features, self.ids)
+        return TensorType(tuple(dims), self.unit_dim, self.ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +236,7 @@ class Typing:
 
     def channels_first(self, value: TensorType, what: str) -> None:
         """Fail unless the units are in the first dimension."""
-        if value.features != 0:
+        if value.unit_dim != 0:
             self.fail(f"{what} works on channels-first values, found units last", "use `transpose` before it")
 
 
@@ -313,7 +313,7 @@ class Op:
 
     def mixes(self, s: Signature) -> int:
         """Return the dimension over which a mixing op sums; its units stand in the same dimension of the output."""
-        return s.inputs[0].features
+        return s.inputs[0].unit_dim
 
     def normalises(self, s: Signature) -> tuple[int, Axis]:
         """Return the dimension a statistics op works along, and the axis of the groups it forms there."""
@@ -395,4 +395,4 @@ def numel(dims: Sequence[Axis], sizes: Sizes) -> int:
 
 def spatial(value: TensorType, sizes: Sizes) -> int:
     """Return the number of positions: the entries of all dimensions but the units."""
-    return numel([d for i, d in enumerate(value.dims) if i != value.features], sizes)
+    return numel([d for i, d in enumerate(value.dims) if i != value.unit_dim], sizes)

@@ -73,11 +73,11 @@ class Scale(Op):
 
     def evaluate(self, e: Evaluation, *inputs: Array) -> Array:
         x = e.signature.output
-        return inputs[0] * e.param("weight").reshape(1, -1, *(1,) * (x.rank - 1 - x.features))
+        return inputs[0] * e.param("weight").reshape(1, -1, *(1,) * (x.rank - 1 - x.unit_dim))
 
     def lower(self, b: Lowering, *inputs: fx.Node) -> fx.Node:
         from irgrow.ops.leaves import along
 
         x = b.signature.output
         weight = b.param("weight")
-        return b.call(mul, inputs[0], b.call(along, weight, x.rank - 1 - x.features))
+        return b.call(mul, inputs[0], b.call(along, weight, x.rank - 1 - x.unit_dim))

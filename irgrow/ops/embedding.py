@@ -87,7 +87,7 @@ class Positions(Op):
         (x,) = inputs
         t.need_floats(x)
         t.need_rank(x, (2,), "positions")
-        if x.features != 1:
+        if x.unit_dim != 1:
             t.fail("positions works on (positions, units) values, found units first", "use `transpose` before it")
         t.fixed(x.dims[0], "positions has one row for each")
         return x
@@ -128,7 +128,7 @@ class ClassToken(Op):
         (x,) = inputs
         t.need_floats(x)
         t.need_rank(x, (2,), "classtoken")
-        if x.features != 1:
+        if x.unit_dim != 1:
             t.fail("classtoken works on (positions, units) values, found units first", "use `transpose` before it")
         return x.replace(0, cat([Const(self.count), x.dims[0]]))
 

@@ -28,7 +28,7 @@ class _Movement(Op):
 def _dim(t: Typing, x: TensorType, dim: int | None) -> int:
     """Return the dimension an op works along: the one given, else that of the units."""
     if dim is None:
-        return x.features
+        return x.unit_dim
     if not 0 <= dim < x.rank:
         t.fail(f"`dim` must be below {x.rank}, the number of dimensions without the batch, found {dim}")
     return dim
@@ -50,7 +50,7 @@ class Concat(_Movement):
         first = inputs[0]
         dim = _dim(t, first, self.dim)
         for i, x in enumerate(inputs[1:], 1):
-            if (x.rank, x.features) != (first.rank, first.features):
+            if (x.rank, x.unit_dim) != (first.rank, first.unit_dim):
                 shapes = [[t.size(d) for d in v.dims] for v in (first, x)]
                 t.fail(f"concat takes values of one layout, found {shapes[0]} and {shapes[1]}", code="shape-conflict")
             for j, (a, b) in enumerate(zip(first.dims, x.dims, strict=True)):
@@ -60,13 +60,13 @@ class Concat(_Movement):
 
     def evaluate(self, e: Evaluation, *inputs: Array) -> Array:
         first = e.signature.output
-        return np.concatenate(inputs, axis=1 + (first.features if self.dim is None else self.dim))
+        return np.concatenate(inputs, axis=1 + (first.unit_dim if self.dim is None else self.dim))
 
     def lower(self, b: Lowering, *inputs: fx.Node) -> fx.Node:
         import torch
 
         first = b.signature.output
-        return b.call(torch.cat, tuple(inputs), 1 + (first.features if self.dim is None else self.dim))
+        return b.call(torch.cat, tuple(inputs), 1 + (first.unit_dim if self.dim is None else self.dim))
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Part(_Movement):
         return x.replace(dim, self.take)
 
     def _cut(self, s: TensorType) -> int:
-        return 1 + (s.features if self.dim is None else self.dim)
+        return 1 + (s.unit_dim if self.dim is None else self.dim)
 
     def evaluate(self, e: Evaluation, *inputs: Array) -> Array:
         start, length = e.size(e.signature.axes["before"]), e.size(e.signature.axes["take"])
@@ -123,11 +123,11 @@ class Flip(_Movement):
 
     def evaluate(self, e: Evaluation, *inputs: Array) -> Array:
         x = e.signature.output
-        return np.flip(inputs[0], 1 + (x.features if self.dim is None else self.dim))
+        return np.flip(inputs[0], 1 + (x.unit_dim if self.dim is None else self.dim))
 
     def lower(self, b: Lowering, *inputs: fx.Node) -> fx.Node:
         x = b.signature.output
-        return b.method("flip", inputs[0], (1 + (x.features if self.dim is None else self.dim),))
+        return b.method("flip", inputs[0], (1 + (x.unit_dim if self.dim is None else self.dim),))
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ class Flatten(_Movement):
         if self.start >= x.rank:
             t.fail(f"`start` must be below {x.rank}, the number of dimensions without the batch, found {self.start}")
         dims = (*x.dims[: self.start], prod(x.dims[self.start :]))
-        return TensorType(dims, min(x.features, self.start))
+        return TensorType(dims, min(x.unit_dim, self.start))
 
     def evaluate(self, e: Evaluation, *inputs: Array) -> Array:
         return inputs[0].reshape(*inputs[0].shape[: self.start + 1], -1)
@@ -235,7 +235,7 @@ class Transpose(_Movement):
         order = self._order(x.rank)
         if x.rank < 2 or sorted(order) != list(range(x.rank)):
             t.fail(f"`order` must be a permutation of {list(range(x.rank))}, found {list(order)}")
-        return TensorType(tuple(x.dims[i] for i in order), order.index(x.features))
+        return TensorType(tuple(x.dims[i] for i in order), order.index(x.unit_dim))
 
     def evaluate(self, e: Evaluation, *inputs: Array) -> Array:
         return inputs[0].transpose(0, *(i + 1 for i in self._order(inputs[0].ndim - 1)))
@@ -285,11 +285,11 @@ class PadUnits(_Movement):
     def infer(self, t: Typing, *inputs: TensorType) -> TensorType:
         (x,) = inputs
         t.need_floats(x)
-        return x.replace(x.features, cat([self.before, x.units, self.after]))
+        return x.replace(x.unit_dim, cat([self.before, x.units, self.after]))
 
     def _sizes(self, s: TensorType, before: int, after: int) -> list[tuple[int, int]]:
         pairs = [(0, 0)] * (s.rank + 1)
-        pairs[s.features + 1] = (before, after)
+        pairs[s.unit_dim + 1] = (before, after)
         return pairs
 
     def evaluate(self, e: Evaluation, *inputs: Array) -> Array:

@@ -41,7 +41,7 @@ class _Pool(Op):
         if self.kernel is None:
             t.need_rank(x, (2, 3), f"{self.kind} over everything")
             for i, dim in enumerate(x.dims):
-                if i != x.features:
+                if i != x.unit_dim:
                     t.fixed(dim, f"{self.kind} runs over it")
             return TensorType((x.units,))
         t.need_rank(x, (2, 3), self.kind, "its input is channels, then one or two position dimensions")
@@ -53,12 +53,12 @@ class _Pool(Op):
 
     def _everything(self, e: Evaluation) -> tuple[int, ...]:
         x = e.signature.inputs[0]
-        return tuple(i + 1 for i in range(x.rank) if i != x.features)
+        return tuple(i + 1 for i in range(x.rank) if i != x.unit_dim)
 
     def _lower(self, b: Lowering, layers: tuple[Any, Any], function: str, x: fx.Node) -> fx.Node:
         s = b.signature
         if self.kernel is None:
-            over = tuple(i + 1 for i in range(s.inputs[0].rank) if i != s.inputs[0].features)
+            over = tuple(i + 1 for i in range(s.inputs[0].rank) if i != s.inputs[0].unit_dim)
             return b.method(function, x, over)
         rank = s.output.rank - 1
         kernel, stride, padding, _ = self._windows(rank).values()

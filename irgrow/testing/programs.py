@@ -65,7 +65,7 @@ def _head(d: Draft) -> None:
     """End in a layer, so that the axes before it are not part of the interface; tied to the embedding if it fits."""
     value = d.type()
     embed = next((n.name for n in d.build.nodes if isinstance(n.op, Embedding)), None)
-    last = value.features == value.rank - 1
+    last = value.unit_dim == value.rank - 1
     if embed is not None and last and d.units() == d.units(embed) and d.flag():
         d.add("head", Dense(d.width("", 7, "head"), d.flag()), tied=embed)
     elif last:

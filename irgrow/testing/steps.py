@@ -94,11 +94,11 @@ def _residual(d: Draft) -> object:
 
 def layer(d: Draft, size: int) -> str:
     """Add a layer that fits the current value."""
-    return d.dense(size) if d.type().features == d.type().rank - 1 else d.conv(size, 3, 1)
+    return d.dense(size) if d.type().unit_dim == d.type().rank - 1 else d.conv(size, 3, 1)
 
 
 def _norm(d: Draft) -> object:
-    if d.type().features != 0:
+    if d.type().unit_dim != 0:
         return d.add("norm", d.pick(LayerNorm(EPS), RMSNorm(EPS)))
     return d.add("norm", BatchNorm(EPS))
 
@@ -125,14 +125,14 @@ def _concat(d: Draft) -> object:
 
 def _concat_input(d: Draft) -> object:
     """Concatenation with an earlier value of the same layout."""
-    shape, features = d.shape(), d.type().features
+    shape, unit_dim = d.shape(), d.type().unit_dim
     fitting = [
         n
         for n in [node.name for node in d.build.nodes]
         if (t := d.build.type_of(n)) is not None
         and t.ids is None
-        and (t.rank, t.features) == (len(shape), features)
-        and all(a == b for i, (a, b) in enumerate(zip(d.shape(n), shape, strict=True)) if i != features)
+        and (t.rank, t.unit_dim) == (len(shape), unit_dim)
+        and all(a == b for i, (a, b) in enumerate(zip(d.shape(n), shape, strict=True)) if i != unit_dim)
     ]
     return d.add("concat", Concat(), d.current, d.pick(*fitting))
 
@@ -384,5 +384,5 @@ TOKENS: tuple[Step, ...] = (
 
 def steps_for(value: TensorType, dropout: bool = True) -> tuple[Step, ...]:
     """Return the steps that can continue from a value."""
-    found = VECTOR if value.rank == 1 else CHANNELS if value.features == 0 else TOKENS
+    found = VECTOR if value.rank == 1 else CHANNELS if value.unit_dim == 0 else TOKENS
     return found if dropout else tuple(s for s in found if s is not _dropout)

@@ -135,7 +135,7 @@ def check_batches(graph: Graph, samples: int, batch: int) -> None:
         return
     for node in graph:
         value = graph.types[node.name]
-        positions = prod(s for i, s in enumerate(graph.shape(node.name)) if i != value.features)
+        positions = prod(s for i, s in enumerate(graph.shape(node.name)) if i != value.unit_dim)
         if node.op.facts.batch_statistics and positions == 1:
             raise OptionError(
                 f"`{node.name}` normalises over the batch, and one batch of {samples} samples by {batch} "

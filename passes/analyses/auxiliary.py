@@ -122,7 +122,7 @@ def auxiliary(
     beside = {n: recorded(n, values, "the values") for node in found.attended for n in graph[node].inputs[:2]}
     for name, layer in found.borrowed:
         value = recorded(name, values, "the values")
-        chosen = value.shape[1 + graph.types[name].features] == 1
+        chosen = value.shape[1 + graph.types[name].unit_dim] == 1
         beside[name] = value if chosen else lent(graph, name, value, lender(graph, layer, params or {}))
     rotary = {name: params[name] for n in found.attended for name in graph.own_params[n] if params and name in params}
     dtype = torch.promote_types(x.dtype, torch.float32)

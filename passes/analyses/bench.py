@@ -23,7 +23,7 @@ from irgrow.passes.analyses.candidates import (
     untried,
 )
 from irgrow.passes.analyses.entries import effective
-from irgrow.passes.analyses.places import makers, measured, unit_dim
+from irgrow.passes.analyses.places import makers, measured, mixed_dim
 from irgrow.shapes import Float64, Int64
 
 
@@ -153,7 +153,7 @@ def enough(graph: Graph, edits: Mapping[str, IndexMap], most: int) -> int:
     for atom, units in edits.items():
         if (maker := first_layer(graph, atom)) is not None:
             shape = graph.shape(measured(graph, maker))
-            positions = prod(shape) // shape[unit_dim(graph, maker)]
+            positions = prod(shape) // shape[mixed_dim(graph, maker)]
             found = max(found, ceil(min(2 * len(units), most) / positions))
     return found
 
@@ -183,7 +183,7 @@ def bench(
         raise Impossible(f"{asked} needs the parameters of the network")
     weight = effective(params, graph.param_name(maker, "weight"))
     fields = receptive_fields(graph, maker, recorded[graph[maker].inputs[0]])
-    existing = flat_units(recorded[measured(graph, maker)], unit_dim(graph, maker))
+    existing = flat_units(recorded[measured(graph, maker)], mixed_dim(graph, maker))
     if fields.shape[1] != existing.shape[1]:
         raise Impossible(f"the activity of `{maker}` and of its units stand at different positions")
     if fields.shape[1] == 0:

@@ -12,7 +12,7 @@ from irgrow.graph import Graph, Node
 from irgrow.ops import Depthwise, InstanceNorm
 from irgrow.ops.conv import Conv, padded, per_dim, taps
 from irgrow.passes.analyses.carrying import done
-from irgrow.passes.analyses.places import activation, path, unit_dim
+from irgrow.passes.analyses.places import activation, mixed_dim, path
 from irgrow.shapes import Float, Float64, as_array
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def receptive_fields(graph: Graph, maker: str, value: Any) -> Float64[np.ndarray
     """Return what a unit of a layer reads, as (fan_in, columns), from the recorded input of the layer."""
     op, array = graph[maker].op, as_array(value)
     if not isinstance(op, Conv):
-        return flat_units(value, unit_dim(graph, maker))
+        return flat_units(value, mixed_dim(graph, maker))
     if str(op.groups) != "1":
         raise Impossible(f"`{maker}` is a grouped convolution")
     rank = array.ndim - 2

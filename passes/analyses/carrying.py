@@ -39,13 +39,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def pooled(op: MaxPool | AvgPool, value: Tensor, features: int) -> Tensor:
-    """Pool, over all positions if the op says no kernel; `features` is the dimension of the units."""
+def pooled(op: MaxPool | AvgPool, value: Tensor, unit_dim: int) -> Tensor:
+    """Pool, over all positions if the op says no kernel; `unit_dim` is the dimension of the units."""
     import torch.nn.functional as F
 
     mean = isinstance(op, AvgPool)
     if op.kernel is None:
-        over = tuple(d for d in range(1, value.dim()) if d != 1 + features)
+        over = tuple(d for d in range(1, value.dim()) if d != 1 + unit_dim)
         return value.mean(over) if mean else value.amax(over)
     kernel, stride, padding, _ = op._windows(value.dim() - 2).values()
     pools: Any = (F.avg_pool1d, F.avg_pool2d) if mean else (F.max_pool1d, F.max_pool2d)

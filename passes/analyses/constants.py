@@ -141,14 +141,14 @@ def moved(graph: Graph, node: Node, arrays: list[Array]) -> Array:
     """
     s = graph.signatures[node.name]
     result = node.op.evaluate(_Stub(s, graph.widths), *(a[None] for a in arrays))[0]
-    lines = np.moveaxis(result, s.output.features, 0)
+    lines = np.moveaxis(result, s.output.unit_dim, 0)
     return lines.reshape(len(lines), -1)
 
 
 def spread(graph: Graph, name: str, values: Array) -> Array:
     """Return numbers per unit as an array of the shape of a value."""
     t = graph.types[name]
-    line = values.reshape(-1, *(1,) * (t.rank - 1 - t.features))
+    line = values.reshape(-1, *(1,) * (t.rank - 1 - t.unit_dim))
     return np.broadcast_to(line, graph.shape(name))
 
 
@@ -158,7 +158,7 @@ def spread(graph: Graph, name: str, values: Array) -> Array:
 def _sums(c: Constants, node: Node, inputs: list[Bounds]) -> Bounds | None:
     """Rows over groups of units; products with zero are zero whatever the unit is."""
     s = c.graph.signatures[node.name]
-    if node.op.coupling is Coupling.MIXING and node.op.mixes(s) != s.inputs[0].features:
+    if node.op.coupling is Coupling.MIXING and node.op.mixes(s) != s.inputs[0].unit_dim:
         return None
     (x,) = inputs
     w, bias = weights(c.graph, c.params, node.name)
@@ -250,7 +250,7 @@ def _norm(c: Constants, node: Node, inputs: list[Bounds]) -> Bounds | None:
     """A gain of zero leaves the shift; so does a unit that is always zero where no mean of others is taken off it."""
     s = c.graph.signatures[node.name]
     alone = isinstance(node.op, InstanceNorm)
-    if not alone and node.op.normalises(s)[0] != s.output.features:
+    if not alone and node.op.normalises(s)[0] != s.output.unit_dim:
         return None
     (x,), shift = inputs, c.param(node, "bias")
     zero = x.known & (x.low == 0)

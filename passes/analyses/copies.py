@@ -185,7 +185,7 @@ def _exact(x: Alike, c: Copies, node: Node) -> NDArray[np.int64]:
 
 def _mixing(c: Copies, node: Node, inputs: list[Alike]) -> Alike | None:
     s = c.graph.signatures[node.name]
-    if node.op.mixes(s) != s.inputs[0].features:
+    if node.op.mixes(s) != s.inputs[0].unit_dim:
         return None
     w, bias = weights(c.graph, c.params, node.name)
     groups, rows = w.shape[:2]
@@ -245,9 +245,9 @@ def _movement(c: Copies, node: Node, inputs: list[Alike]) -> Alike:
     places, times = [], []
     names = list(dict.fromkeys(node.inputs))
     for name, x in zip(node.inputs, inputs, strict=True):
-        shape, features = c.graph.shape(name), c.graph.types[name].features
+        shape, unit_dim = c.graph.shape(name), c.graph.types[name].unit_dim
         every = np.arange(int(np.prod(shape)), dtype=np.float64).reshape(shape) + 1 + names.index(name) * _APART
-        places.append(np.take(every, x.first, axis=features))
+        places.append(np.take(every, x.first, axis=unit_dim))
         times.append(spread(c.graph, name, x.times))
     went, multiples = moved(c.graph, node, places), moved(c.graph, node, times)
     return c.grouped(multiples, went.astype(np.int64), node)

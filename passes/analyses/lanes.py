@@ -101,4 +101,4 @@ def lender(graph: Graph, maker: str, params: Mapping[str, Any]) -> Tensor:
 
 def lent(graph: Graph, node: str, value: Tensor, unit: Tensor) -> Tensor:
     """Return one unit of a value, batch first; the dimension of the units stays, with one entry."""
-    return value.index_select(1 + graph.types[node].features, unit.to(value.device))
+    return value.index_select(1 + graph.types[node].unit_dim, unit.to(value.device))

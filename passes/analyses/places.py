@@ -52,7 +52,7 @@ def activation(graph: Graph, maker: str) -> str | None:
     return None
 
 
-def unit_dim(graph: Graph, maker: str) -> int:
+def mixed_dim(graph: Graph, maker: str) -> int:
     """Return the dimension, the batch not counted, that a mixing layer reads along and its units stand in."""
     return graph[maker].op.mixes(graph.signatures[maker])
 

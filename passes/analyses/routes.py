@@ -163,8 +163,8 @@ class Walk:
                 total = reduce(lambda x, y: x + y, [*summed, *self._added(node)]) if summed else None
                 return replace(at, slope=sum(k.slope for k in known), direct=all(k.direct for k in known), value=total)
             case MaxPool() | AvgPool():
-                features = self.graph.types[node.inputs[0]].features
-                return replace(at, direct=False, value=value if value is None else carrying.pooled(op, value, features))
+                unit_dim = self.graph.types[node.inputs[0]].unit_dim
+                return replace(at, direct=False, value=value if value is None else carrying.pooled(op, value, unit_dim))
             case Pad() | Transpose():
                 return replace(at, direct=False, value=value if value is None else carrying.moved(op, value))
             case Flatten():
@@ -226,7 +226,7 @@ class Walk:
 
     def _along_units(self, node: Node) -> bool:
         along = node.op.dim if isinstance(node.op, Concat) else None
-        return self._units_at(node.name) == [self.graph.types[node.name].features if along is None else along]
+        return self._units_at(node.name) == [self.graph.types[node.name].unit_dim if along is None else along]
 
     def _units_at(self, node: str) -> list[int]:
         """Return the dimensions of a value in which units of the axis stand."""

@@ -52,13 +52,13 @@ class Gram(Record):
     said again (`known`).
 
     Args:
-        features: Index of the dimension of the units, the batch not counted.
+        unit_dim: Index of the dimension of the units, the batch not counted.
         window: How many columns to keep; at least twice the number of units are.
         node: Whose values they are.
     """
 
-    def __init__(self, features: int, window: int = WINDOW, node: str = "") -> None:
-        self.features, self.window, self.node = features, window, node
+    def __init__(self, unit_dim: int, window: int = WINDOW, node: str = "") -> None:
+        self.unit_dim, self.window, self.node = unit_dim, window, node
         self.parts: deque[tuple[Tensor, int]] = deque()
         self.waiting: list[Tensor] = []
         self.count = 0
@@ -75,7 +75,7 @@ class Gram(Record):
         return [leaves[self.node].register_forward_hook(torch.compiler.disable(record))]
 
     def fits(self, graph: Graph) -> bool:
-        return self.units in (0, graph.size(graph.types[self.node].dims[self.features]))
+        return self.units in (0, graph.size(graph.types[self.node].dims[self.unit_dim]))
 
     @property
     def lead(self) -> int:
@@ -87,11 +87,11 @@ class Gram(Record):
     @torch.no_grad()
     def add(self, value: Float[Tensor, "batch *dims"]) -> None:
         """Take the columns of a batch, (batch, ...)."""
-        units = value.shape[1 + self.features]
+        units = value.shape[1 + self.unit_dim]
         if self.units not in (0, units):
             self.clear()
         window = self._columns(units)
-        columns = _columns(value.detach(), self.features, window if self.count < window else -(-window // 8))
+        columns = _columns(value.detach(), self.unit_dim, window if self.count < window else -(-window // 8))
         self.waiting.append(columns)
         self._latest = columns.shape[0]
         self.count += self._latest
@@ -187,7 +187,7 @@ class Gram(Record):
         return {} if total is None else {"total": total, "count": torch.tensor(self.count)}
 
     def merged(self, told: Sequence[Mapping[str, Tensor]]) -> Gram:
-        found, heard = Gram(self.features, self.window, self.node), [part for part in told if part]
+        found, heard = Gram(self.unit_dim, self.window, self.node), [part for part in told if part]
         if heard:
             found.count = sum(int(part["count"]) for part in heard)
             found.parts.append((added(part["total"] for part in heard), found.count))
@@ -214,14 +214,14 @@ class Gram(Record):
         self._latest = int(state["latest"]) if state else 0
 
 
-def _columns(value: Tensor, features: int, most: int) -> Tensor:
+def _columns(value: Tensor, unit_dim: int, most: int) -> Tensor:
     """Return up to `most` of the columns of a value, one row each: a copy, of nothing but them."""
-    batch, units = value.shape[0], value.shape[1 + features]
+    batch, units = value.shape[0], value.shape[1 + unit_dim]
     positions = value.numel() // max(1, batch * units)
     if batch * positions <= most:
-        return value.movedim(1 + features, -1).reshape(-1, units).clone()
+        return value.movedim(1 + unit_dim, -1).reshape(-1, units).clone()
     places = _places(batch * positions, most).to(value.device)
-    dims = value.shape[1 : 1 + features], value.shape[2 + features :]
+    dims = value.shape[1 : 1 + unit_dim], value.shape[2 + unit_dim :]
     inner = dims[1].numel()
     spread = value.reshape(batch, dims[0].numel(), units, inner)
     sample, place = places // positions, places % positions

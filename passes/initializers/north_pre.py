@@ -28,7 +28,7 @@ from irgrow.ops import Dense, flag, integer, real, word
 from irgrow.passes.analyses.bench import Bench, bench, enough, first_layer, layer_of, recorded_at
 from irgrow.passes.analyses.candidates import flat_units, sampled
 from irgrow.passes.analyses.novelty import matching, numerical_row_space
-from irgrow.passes.analyses.places import unit_dim
+from irgrow.passes.analyses.places import mixed_dim
 from irgrow.passes.initializers.base import Initializer, Newborns
 from irgrow.passes.initializers.north_select import NorthSelect
 from irgrow.shapes import Array
@@ -97,7 +97,7 @@ class NorthPre(Initializer):
         tried = bench(graph, maker, context.params, context.statistics, self.samples, "north_pre")
         if maker not in context.statistics:
             raise Impossible(f"north_pre needs the values of `{maker}` on a batch, none were recorded")
-        z = sampled(flat_units(context.statistics[maker], unit_dim(graph, maker)), self.samples)
+        z = sampled(flat_units(context.statistics[maker], mixed_dim(graph, maker)), self.samples)
         if not np.isfinite(z).all():
             raise Impossible(f"the values of `{maker}` are not finite on the batch")
         with_bias = any(s.name == "bias" for s in graph.specs[maker])

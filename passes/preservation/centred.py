@@ -28,7 +28,7 @@ def is_centred(p: Prover, name: str) -> bool:
         match node.op.coupling:
             case Coupling.SUM:
                 pending.extend(node.inputs)
-            case Coupling.MIXING if node.op.mixes(s := p.before.signatures[node.name]) == s.output.features:
+            case Coupling.MIXING if node.op.mixes(s := p.before.signatures[node.name]) == s.output.unit_dim:
                 if not all(_centred_rows(p, node.name, spec.name, 0) for spec in p.before.specs[node.name]):
                     return False
             case Coupling.SOURCE if node.inputs:

@@ -111,7 +111,7 @@ def _read_scaled(p: Prover, node: Node, old: Node, inputs: list[Known]) -> str |
     same = (
         _reads(p, inputs, scale.inputs)
         and _is_op(node, old.op)
-        and old.op.mixes(p.before.signatures[old.name]) == p.before.types[scale.name].features
+        and old.op.mixes(p.before.signatures[old.name]) == p.before.types[scale.name].unit_dim
         and _transfer(p, node, "weight") == Compute("scale_columns", (_old(p, old, "weight"), _old(p, scale, "weight")))
         and _kept(p, node, old, "bias")
         and _kept(p, node, old, MASK)
@@ -175,7 +175,7 @@ def _readers(p: Prover, layer: Node, kind: type[Op]) -> list[Any]:
         return []
     rows = layer.op.mixes(p.before.signatures[layer.name])
     found = (p.before[name] for name in p.before.users[layer.name])
-    return [n for n in found if type(n.op) is kind and p.before.types[n.name].features == rows]
+    return [n for n in found if type(n.op) is kind and p.before.types[n.name].unit_dim == rows]
 
 
 def _is_op(node: Node, op: Op, **changes: Any) -> bool:

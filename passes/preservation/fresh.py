@@ -72,7 +72,7 @@ def _has_its_shape(p: Prover, node: Node, found: Known) -> bool:
         return True
     was, now = p.before.types[found.base], p.after.types[node.name]
     sizes = [p.size(a) for a in was.dims], [p.after.size(a) for a in now.dims]
-    return sizes[0] == sizes[1] and (was.features, was.ids) == (now.features, now.ids)
+    return sizes[0] == sizes[1] and (was.unit_dim, was.ids) == (now.unit_dim, now.ids)
 
 
 def _unknown(why: str) -> Known:

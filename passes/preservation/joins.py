@@ -16,12 +16,12 @@ def entrywise(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
     """Join values entry by entry; a value of rank one is spread along the units of the others."""
     s = p.before.signatures[node.name]
     edited = {
-        s.output.features if t.rank == 1 else k.dim for k, t in zip(inputs, s.inputs, strict=True) if k.dim is not None
+        s.output.unit_dim if t.rank == 1 else k.dim for k, t in zip(inputs, s.inputs, strict=True) if k.dim is not None
     }
     why = next((k.why for k in inputs if k.why), None)
     if len(edited) > 1:
         return uniform(node.name, ANY, why or f"`{node.name}` joins values edited along different dimensions")
-    dim = edited.pop() if edited else s.output.features
+    dim = edited.pop() if edited else s.output.unit_dim
     assert dim is not None
     size, m = p.size(s.output.dims[dim]), p.map_of(s.output.dims[dim])
     statuses = np.stack([k.spread(size) for k in inputs])
@@ -61,4 +61,4 @@ def source(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
     if fill is not None and fill.averages and complete(index(m, size), p.before.size(axis)):
         status[new] = MEAN
     made = np.where(new, np.arange(size), -1) if new.any() else None
-    return mapped(inputs[0], status, node.name, s.output.features, m, None, None, node.name, made)
+    return mapped(inputs[0], status, node.name, s.output.unit_dim, m, None, None, node.name, made)

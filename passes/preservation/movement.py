@@ -45,7 +45,7 @@ def _moved(graph: Graph, node: Node, units: list[NDArray[Any]], dims: list[int],
     own = getattr(node.op, "dim", None)
     arrays = []
     for values, dim, t in zip(units, dims, s.inputs, strict=True):
-        needed = {dim, t.features if own is None else own}
+        needed = {dim, t.unit_dim if own is None else own}
         shape = [graph.size(a) if everything or i in needed else 1 for i, a in enumerate(t.dims)]
         line = np.asarray(values, dtype=np.float64).reshape(-1, *(1,) * (t.rank - 1 - dim))
         arrays.append(np.broadcast_to(line, shape)[None])
@@ -60,8 +60,8 @@ def movement(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
     edited = [d for d, axis in enumerate(s.output.dims) if p.map_of(axis) is not None]
     if len(edited) > 1 or p.op_changed(node, old):
         return uniform(node.name, ANY, why or f"`{node.name}` moves units along several edited dimensions")
-    out = edited[0] if edited else s.output.features
-    dims = [t.features if k.dim is None else k.dim for k, t in zip(inputs, s.inputs, strict=True)]
+    out = edited[0] if edited else s.output.unit_dim
+    dims = [t.unit_dim if k.dim is None else k.dim for k, t in zip(inputs, s.inputs, strict=True)]
     axes = [t.dims[d] for t, d in zip(s.inputs, dims, strict=True)]
     sizes = [p.size(a) for a in axes]
     size, m = p.size(s.output.dims[out]), p.map_of(s.output.dims[out])

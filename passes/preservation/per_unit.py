@@ -21,12 +21,12 @@ def per_unit(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
     (k,) = inputs
     op, facts, s = node.op, node.op.facts, p.before.signatures[node.name]
     p.eval_only |= facts.stochastic
-    dim = s.inputs[0].features if k.dim is None else k.dim
+    dim = s.inputs[0].unit_dim if k.dim is None else k.dim
     if p.op_changed(node, old):
         return k.named(node.name).changed(f"the attributes of `{node.name}` differ")
-    if dim != s.inputs[0].features and not facts.entrywise:
+    if dim != s.inputs[0].unit_dim and not facts.entrywise:
         return k.named(node.name).changed(f"`{node.name}` works across an axis that is edited")
-    out = s.output.features if dim == s.inputs[0].features else dim
+    out = s.output.unit_dim if dim == s.inputs[0].unit_dim else dim
     axis = s.output.dims[out]
     m, size = p.map_of(axis), p.size(axis)
     before = k.spread(p.size(s.inputs[0].dims[dim]))

@@ -297,7 +297,7 @@ class Prover:
 
     def _axis(self, known: Known) -> Axis:
         value = self.before.types[known.base]
-        return value.dims[value.features if known.dim is None else known.dim]
+        return value.dims[value.unit_dim if known.dim is None else known.dim]
 
 
 def mapped(

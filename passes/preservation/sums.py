@@ -103,7 +103,7 @@ def same_by_numbers(p: Prover, node: Node, old: Node, k: Known) -> tuple[Flags, 
     rows = np.arange(p.size(axis)) if m is None else m
     same, zero = np.zeros(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
     found = p.numbers
-    if found is None or dim != s.inputs[0].features or bool((k.status == ANY).all()):
+    if found is None or dim != s.inputs[0].unit_dim or bool((k.status == ANY).all()):
         return same, zero
     was, was_bias = expanded(p.before, found.old, node.name)
     if _hopeless(p, node, k, was, found.constants[True].of(old.inputs[0])):

@@ -43,8 +43,8 @@ class Activity(Watch):
 
         value = graph.types[self.node]
         dims = [d for d, dim in enumerate(value.dims) if self.axis and Atom(self.axis) in atoms(dim)]
-        features = dims[0] if dims else value.features
-        return Gram(features, self.samples, self.node)
+        unit_dim = dims[0] if dims else value.unit_dim
+        return Gram(unit_dim, self.samples, self.node)
 
     def units(self, graph: Graph) -> frozenset[str]:
         return super().units(graph) | ({self.axis} if self.axis else set())

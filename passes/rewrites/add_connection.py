@@ -105,7 +105,7 @@ def _factors(graph: Graph, source: str, target: str) -> tuple[int, ...]:
     shapes = graph.shape(source), graph.shape(target)
     if kinds[0].rank != kinds[1].rank:
         raise Impossible(f"`{source}` has {kinds[0].rank} dimensions and `{target}` {kinds[1].rank}")
-    if kinds[0].features != kinds[1].features:
+    if kinds[0].unit_dim != kinds[1].unit_dim:
         raise Impossible(f"`{source}` and `{target}` have their units in different dimensions")
     mixed = 0 if is_image(graph, target) else kinds[1].rank - 1
     positions = [(a, b) for i, (a, b) in enumerate(zip(*shapes, strict=True)) if i != mixed]

@@ -53,7 +53,7 @@ class FoldBatchNorm(Pass):
         (name,) = norm.inputs
         if not isinstance(graph[name].op, Dense | Conv | Depthwise):
             return f"`{site}` reads `{name}`, which is neither a dense layer nor a convolution"
-        if makes(graph, name)[0] != graph.types[site].features:
+        if makes(graph, name)[0] != graph.types[site].unit_dim:
             return f"`{name}` works along the positions, not the units that `{site}` normalises"
         return read_elsewhere(graph, name, site) or tied(graph, name) or tied(graph, site)
 

@@ -74,7 +74,7 @@ def _not_before(graph: Graph, scale: str) -> str | None:
     (name,) = graph[scale].inputs
     if not isinstance(graph[name].op, Dense | Conv | Depthwise):
         return f"`{name}` before it is neither a dense layer nor a convolution"
-    if makes(graph, name)[0] != graph.types[scale].features:
+    if makes(graph, name)[0] != graph.types[scale].unit_dim:
         return f"`{name}` before it works along the positions"
     return read_elsewhere(graph, name, scale) or tied(graph, name)
 
@@ -89,7 +89,7 @@ def _not_behind(graph: Graph, scale: str) -> str | None:
             return f"`{name}` behind it is neither a dense layer nor a convolution over all channels"
         if isinstance(op, Conv) and op.groups != ONE:
             return f"`{name}` behind it works in groups"
-        if makes(graph, name)[0] != graph.types[scale].features:
+        if makes(graph, name)[0] != graph.types[scale].unit_dim:
             return f"`{name}` behind it works along the positions"
         if reason := tied(graph, name):
             return reason

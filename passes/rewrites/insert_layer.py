@@ -112,7 +112,7 @@ class InsertLayer(Pass):
     def _wrong_norm(self, graph: Graph, site: str, form: Form) -> str | None:
         value = graph.types[site]
         if self.form == "block":
-            if (value.rank, value.features) != (2, 1):
+            if (value.rank, value.unit_dim) != (2, 1):
                 return f"`{site}` is not a (positions, units) value"
             units = graph.size(value.units)
             if units % (self.heads or 1):
@@ -121,9 +121,9 @@ class InsertLayer(Pass):
             return None
         if self.norm not in form.norms:
             return f"the form `{self.form}` takes {' or '.join(form.norms)}, found {self.norm}"
-        if self.norm == "batchnorm" and (value.features != 0 or value.rank > 3):
+        if self.norm == "batchnorm" and (value.unit_dim != 0 or value.rank > 3):
             return f"a batch norm takes units first, those of `{site}` are last"
-        if self.norm != "batchnorm" and value.features != value.rank - 1:
+        if self.norm != "batchnorm" and value.unit_dim != value.rank - 1:
             return f"{self.norm} takes units last, those of `{site}` are first"
         return None
 

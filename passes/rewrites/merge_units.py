@@ -103,7 +103,7 @@ class _Known:
     def of(self, reader: Reader) -> Alike:
         """Return which positions along the axis a node sums over are multiples of others."""
         s = self.graph.signatures[reader.node]
-        if self.graph[reader.node].op.mixes(s) == s.inputs[0].features:
+        if self.graph[reader.node].op.mixes(s) == s.inputs[0].unit_dim:
             return self._copies.of(reader.value)
         size = self.graph.size(reader.axis)
         return Alike(np.arange(size), np.ones(size))

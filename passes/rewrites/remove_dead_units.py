@@ -131,14 +131,14 @@ class _Known:
     def of(self, reader: Reader) -> Array:
         """Return per unit that a node reads the number it is, NaN if it is none."""
         s = self.graph.signatures[reader.node]
-        if self.graph[reader.node].op.mixes(s) != s.inputs[0].features:
+        if self.graph[reader.node].op.mixes(s) != s.inputs[0].unit_dim:
             return np.full(self.graph.size(reader.axis), np.nan)
         return self._proved.of(reader.value) if self.tolerance is None else self._seen(reader.value, self.tolerance)
 
     def _seen(self, name: str, tolerance: float) -> Array:
         if name not in self.context.statistics:
             raise Impossible(f"evidence = data needs the values of `{name}` on a batch, none were recorded")
-        lines = np.moveaxis(as_array(self.context.statistics[name]), 1 + self.graph.types[name].features, 0)
+        lines = np.moveaxis(as_array(self.context.statistics[name]), 1 + self.graph.types[name].unit_dim, 0)
         lines = lines.reshape(len(lines), -1)
         if not lines.shape[1]:
             raise Impossible("the batch has no samples")

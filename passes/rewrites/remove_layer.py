@@ -125,6 +125,6 @@ def _misfit(graph: Graph, source: str, last: str) -> str | None:
     """Return why one value cannot stand for another, or `None`."""
     old, new = graph.types[last], graph.types[source]
     shapes = list(graph.shape(last)), list(graph.shape(source))
-    if shapes[0] != shapes[1] or (old.features, old.ids) != (new.features, new.ids):
+    if shapes[0] != shapes[1] or (old.unit_dim, old.ids) != (new.unit_dim, new.ids):
         return f"`{last}` has shape {shapes[0]} and what would be read instead, `{source}`, has {shapes[1]}"
     return None

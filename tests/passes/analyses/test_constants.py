@@ -24,7 +24,7 @@ def found(graph, name, params, evaluation=False):
 
 def lines(graph, name, value):
     """Return a value as (units, entries)."""
-    moved = np.moveaxis(value, 1 + graph.types[name].features, 0)
+    moved = np.moveaxis(value, 1 + graph.types[name].unit_dim, 0)
     return moved.reshape(len(moved), -1)
 
 

@@ -42,7 +42,7 @@ def check(graph, params, seed=0, batch=4):
             for node in graph:
                 if graph.types[node.name].ids is not None:
                     continue
-                value = np.moveaxis(values[node.name], 1 + graph.types[node.name].features, 0).reshape(
+                value = np.moveaxis(values[node.name], 1 + graph.types[node.name].unit_dim, 0).reshape(
                     graph.size(graph.types[node.name].units), -1
                 )
                 found = analysis.of(node.name)

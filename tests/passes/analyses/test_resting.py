@@ -76,7 +76,7 @@ def test_what_is_known_of_new_units(name):
         params, inputs = random_params(graph, 0), random_inputs(graph, 0)
         morphism = grown(graph, "conv_1", params, {}, {})
         (after,) = interpret(morphism.after, carried(morphism, params), inputs).outputs
-        where = 1 + graph.types[graph.outputs[0]].features
+        where = 1 + graph.types[graph.outputs[0]].unit_dim
         new = np.take(after, np.arange(after.shape[where])[-2:], where)
         np.testing.assert_allclose(new, wanted, rtol=0, atol=1e-15)
 

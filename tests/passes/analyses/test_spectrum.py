@@ -54,12 +54,12 @@ def test_float32_data_is_accumulated_in_float64():
     assert positive_eigenvalues(rough - 1e-4 * torch.eye(64, dtype=torch.float64)) > 20, "negative control"
 
 
-@pytest.mark.parametrize(("shape", "features"), [((12, 5), 0), ((3, 5, 4, 2), 0), ((3, 7, 5), 1)])
-def test_units_are_told_from_positions(shape, features):
+@pytest.mark.parametrize(("shape", "unit_dim"), [((12, 5), 0), ((3, 5, 4, 2), 0), ((3, 7, 5), 1)])
+def test_units_are_told_from_positions(shape, unit_dim):
     h = torch.randn(*shape, dtype=torch.float64)
-    gram = Gram(features, window=1000)
+    gram = Gram(unit_dim, window=1000)
     gram.add(h)
-    flat = h.movedim(1 + features, -1).reshape(-1, 5)
+    flat = h.movedim(1 + unit_dim, -1).reshape(-1, 5)
     torch.testing.assert_close(gram.mean * gram.count, flat.T @ flat)
     assert gram.count == len(flat)
     assert gram.units == 5
@@ -186,17 +186,17 @@ def test_columns_are_taken_from_all_over_the_batch():
     assert len(value.movedim(1, -1).flatten(0, -2)[:: 64 * 32 // 64, 0].unique()) == 1, "negative control"
 
 
-@pytest.mark.parametrize(("shape", "features"), [((40, 5, 3, 4), 0), ((40, 7, 5), 1), ((40, 3, 5, 4), 1), ((90, 5), 0)])
-def test_columns_are_columns_of_the_value(shape, features):
+@pytest.mark.parametrize(("shape", "unit_dim"), [((40, 5, 3, 4), 0), ((40, 7, 5), 1), ((40, 3, 5, 4), 1), ((90, 5), 0)])
+def test_columns_are_columns_of_the_value(shape, unit_dim):
     from irgrow.passes.analyses.spectrum import _columns
 
     value = torch.randn(*shape, dtype=torch.float64)
-    rows = {tuple(r) for r in value.movedim(1 + features, -1).reshape(-1, 5).tolist()}
-    columns = _columns(value, features, 37)
+    rows = {tuple(r) for r in value.movedim(1 + unit_dim, -1).reshape(-1, 5).tolist()}
+    columns = _columns(value, unit_dim, 37)
     assert columns.shape == (37, 5)
     found = {tuple(r) for r in columns.tolist()}
     assert len(found) == 37
     assert found <= rows
     images = value.dim() == 4
     like = value.to(memory_format=torch.channels_last) if images else value
-    assert torch.equal(_columns(like, features, 37), columns)
+    assert torch.equal(_columns(like, unit_dim, 37), columns)

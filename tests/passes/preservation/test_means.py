@@ -19,7 +19,7 @@ def statuses(graph, node, bias=None, chosen=None, **edits):
     prover.run()
     params, inputs = random_params(graph, 0), random_inputs(graph, 0)
     value = interpret(morphism.after, carried(morphism, params), inputs).values[node]
-    dim = 1 + morphism.after.types[node].features
+    dim = 1 + morphism.after.types[node].unit_dim
     value = np.moveaxis(value, dim, 0)
     known = prover.known[node]
     new = known.new

@@ -231,7 +231,7 @@ def test_the_rules_are_named_with_what_they_need():
 def programs(draw):
     """Draw a random program with a layer and a batch norm put somewhere into it."""
     graph = draw(graphs())
-    fitting = [n for n, t in graph.types.items() if t.ids is None and t.features == 0 and graph[n].op.kind != "input"]
+    fitting = [n for n, t in graph.types.items() if t.ids is None and t.unit_dim == 0 and graph[n].op.kind != "input"]
     if not fitting:
         return graph
     after = draw(st.sampled_from(fitting))

@@ -167,7 +167,7 @@ def programs(draw):
     graph = draw(graphs())
     after = draw(st.sampled_from([n for n, t in graph.types.items() if t.ids is None and graph[n].op.kind != "input"]))
     value, (a, b) = graph.types[after], draw(st.tuples(st.booleans(), st.booleans()))
-    if value.rank > 1 and value.features == 0 and draw(st.booleans()):
+    if value.rank > 1 and value.unit_dim == 0 and draw(st.booleans()):
         kernel = draw(st.sampled_from([1, 3]))
         ops, size = (
             [Conv(Atom("fst"), kernel, padding=kernel // 2, bias=a), Conv(Atom("snd"), 1, bias=b)],
