@@ -17,7 +17,7 @@ from irgrow.errors import DataError, OptionError, RefusedError
 from irgrow.fills import Fill, generator
 from irgrow.graph import Graph
 from irgrow.journal import Journal, Receipt
-from irgrow.pending import Passes, outstanding, watch
+from irgrow.pending import Forwards, outstanding, watch
 from irgrow.probing import Evidence
 from irgrow.slots import known_slots
 
@@ -47,7 +47,7 @@ class Network(Closed):
         self.seed = seed
         self.journal = Journal()
         self.tracked: list[Tracked] = []
-        self._pending: Passes = []
+        self._pending: Forwards = []
         self._compile: dict[str, Any] | None = None
         self._compiled: Callable[..., Any] | None = None
         self._homes: dict[str, tuple[nn.Module, str]] = {}

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 
-class Pass:
+class Forward:
     """Lives as long as the autograd graph of one forward pass; knows whether it was used."""
 
     __slots__ = ("__weakref__", "done")
@@ -21,26 +21,26 @@ class Pass:
         self.done = False
 
 
-Passes = list[weakref.ref[Pass]]
+Forwards = list[weakref.ref[Forward]]
 
 
-def watch(passes: Passes, outputs: Any) -> None:
+def watch(forwards: Forwards, outputs: Any) -> None:
     """Add a forward pass, until its autograd graph is used or dropped; let go of those that were."""
-    made = Pass()
+    made = Forward()
     for value in outputs if isinstance(outputs, tuple) else (outputs,):
         if isinstance(value, Tensor) and value.grad_fn is not None:
             marks: Any = value.grad_fn.metadata
             marks["irgrow"] = made
             value.register_hook(_marker(weakref.ref(made)))
-    passes[:] = [*(p for p in passes if outstanding([p])), weakref.ref(made)]
+    forwards[:] = [*(p for p in forwards if outstanding([p])), weakref.ref(made)]
 
 
-def outstanding(passes: Sequence[weakref.ref[Pass]]) -> bool:
+def outstanding(forwards: Sequence[weakref.ref[Forward]]) -> bool:
     """Return whether the backward pass of any has not run and can still come."""
-    return any((p := r()) is not None and not p.done for r in passes)
+    return any((p := r()) is not None and not p.done for r in forwards)
 
 
-def _marker(made: weakref.ref[Pass]) -> Callable[[Tensor], None]:
+def _marker(made: weakref.ref[Forward]) -> Callable[[Tensor], None]:
     def mark(grad: Tensor) -> None:
         if (p := made()) is not None:
             p.done = True

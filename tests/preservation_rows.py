@@ -541,7 +541,9 @@ ROWS: tuple[Row, ...] = (
         "C",
         (
             Case(hidden("tanh"), "grow_firefly(h, 2)", NEAR, note="splits: of second order in `epsilon`"),
-            Case(hidden("tanh"), "grow_firefly(h, 40, by = both)", OTHER, note="new units: of first order in `epsilon`"),
+            Case(
+                hidden("tanh"), "grow_firefly(h, 40, by = both)", OTHER, note="new units: of first order in `epsilon`"
+            ),
         ),
     ),
     Row(

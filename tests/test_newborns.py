@@ -70,7 +70,9 @@ def test_a_single_value_has_no_variance(samples):
     assert torch.equal(net.params["bn.running_var"], torch.ones(7, dtype=torch.float64))
     assert "the new units of `bn` are 0 and 1, the batch has too few samples" in str(receipt)
     assert net.journal[0].used == ""
-    images = "net n(x: [3, 4, 4]) { return x |> h: conv(4, kernel = 1) |> bn: batchnorm |> relu |> avgpool |> dense(2) }"
+    images = (
+        "net n(x: [3, 4, 4]) { return x |> h: conv(4, kernel = 1) |> bn: batchnorm |> relu |> avgpool |> dense(2) }"
+    )
     net, receipt = grown(torch.randn(max(samples, 1), 3, 4, 4, dtype=torch.float64), text=images)
     assert not receipt.notes, "positions are values enough"
     assert net.journal[0].used == "norms"
