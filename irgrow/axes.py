@@ -222,6 +222,24 @@ def size_of(axis: Axis, sizes: Mapping[str, int]) -> int:
 # edits
 
 
+def in_full(m: IndexMap | None, size: int) -> IndexMap:
+    """Return an index map; `None` is the identity on axes of this size.
+
+    >>> in_full(None, 3)
+    array([0, 1, 2])
+    """
+    return np.arange(size) if m is None else m
+
+
+def keeps_all(m: IndexMap, size: int) -> bool:
+    """Return whether an index map keeps every one of so many old units once.
+
+    >>> keeps_all(np.array([1, -1, 0]), 2), keeps_all(np.array([0, 0]), 2)
+    (True, False)
+    """
+    return np.array_equal(np.sort(m[m != NEW]), np.arange(size))
+
+
 def index_map(axis: Axis, edits: Mapping[str, IndexMap], sizes: Mapping[str, int]) -> IndexMap | None:
     """Turn an edit of atoms into the edit of an expression.
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from irgrow.axes import NEW
+from irgrow.axes import NEW, in_full, keeps_all
 from irgrow.graph import Node
 from irgrow.passes.preservation.known import ANY, SAME, ZERO, Known, uniform
 from irgrow.passes.preservation.prover import Prover, mapped
@@ -48,7 +48,7 @@ def attention(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
         return mapped(q, status, node.name, 1, m, why=why or f"`{node.name}` scales or turns its products otherwise")
     products, reason = _products(p, node, by_head, q, k)
     values = by_head["v"]
-    source = np.arange(size) if m is None else m
+    source = in_full(m, size)
     new = (source == NEW).reshape(heads, -1)
     kept = products[:, None] & (values == SAME) & ~new
     status = np.where(kept, SAME, ANY).astype(np.int8)
@@ -76,9 +76,9 @@ def _products(
     """Return for every head whether its products over the head dimension are the old ones."""
     axis = p.before.signatures[node.name].axes["head_dim"]
     size, old_size, m = p.size(axis), p.before.size(axis), p.map_of(axis)
-    source = np.arange(size) if m is None else m
+    source = in_full(m, size)
     added = source == NEW
-    complete = np.array_equal(np.sort(source[~added]), np.arange(old_size))
+    complete = keeps_all(source, old_size)
     if not complete:
         return np.full(len(status["q"]), False), f"`{node.name}` loses part of its head dimension"
     old_fine = ((status["q"] == SAME) & (status["k"] == SAME))[:, ~added].all(1)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from irgrow.axes import NEW
+from irgrow.axes import NEW, in_full, keeps_all
 from irgrow.graph import Node
 from irgrow.ops import Coupling
 from irgrow.passes.preservation.known import ANY, MEAN, SAME, ZERO, Known, uniform
-from irgrow.passes.preservation.mixing import complete, index
 from irgrow.passes.preservation.prover import Prover, mapped
 
 
@@ -26,8 +25,8 @@ def entrywise(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
     size, m = p.size(s.output.dims[dim]), p.map_of(s.output.dims[dim])
     statuses = np.stack([k.spread(size) for k in inputs])
     factors = np.stack([k.factors(size) for k in inputs])
-    aligned = all(np.array_equal(index(k.map, size), index(m, size)) for k in inputs if k.dim is not None)
-    same = (statuses == SAME).all(0) & (index(m, size) != NEW) & aligned
+    aligned = all(np.array_equal(in_full(k.map, size), in_full(m, size)) for k in inputs if k.dim is not None)
+    same = (statuses == SAME).all(0) & (in_full(m, size) != NEW) & aligned
     if node.op.coupling is Coupling.SUM:
         zero, factor = (statuses == ZERO).all(0), factors[0]
         same &= (factors == factors[0]).all(0)
@@ -53,12 +52,12 @@ def source(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
     carried = p.carried(node.name, spec)
     if carried is None or not inputs[0].same:
         return uniform(node.name, ANY, f"`{node.name}` has another table")
-    new = index(m, size) == NEW
+    new = in_full(m, size) == NEW
     status = np.where(carried.intact(along, size) & carried.elsewhere(along) & ~new, SAME, ANY).astype(np.int8)
     fill = carried.fills[along]
     if fill is not None and fill.is_zero:
         status[new] = ZERO
-    if fill is not None and fill.averages and complete(index(m, size), p.before.size(axis)):
+    if fill is not None and fill.averages and keeps_all(in_full(m, size), p.before.size(axis)):
         status[new] = MEAN
     made = np.where(new, np.arange(size), -1) if new.any() else None
     return mapped(inputs[0], status, node.name, s.output.unit_dim, m, None, None, node.name, made)

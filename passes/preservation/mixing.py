@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from irgrow.axes import NEW, Axis, IndexMap
+from irgrow.axes import NEW, Axis, IndexMap, in_full, keeps_all
 from irgrow.fills import Masked
 from irgrow.graph import Node
 from irgrow.ops import MASK, ParamSpec
@@ -36,12 +36,12 @@ def mixing(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
     source = s.inputs[0].dims[dim]
     fan_in, why = _fan_in(p, node, k, weight, carried, groups, source)
     silent = (k.spread(p.size(source)).reshape(groups, -1) == ZERO).all(1).repeat(size // groups)
-    rows = index(carried.maps[0], size)
+    rows = in_full(carried.maps[0], size)
     new = rows == NEW
-    fine = np.repeat(fan_in, size // groups) & (rows == index(m, size))
+    fine = np.repeat(fan_in, size // groups) & (rows == in_full(m, size))
     for spec in rest:
         came = p.carried(node.name, spec)
-        if came is None or not np.array_equal(index(came.maps[0], size), rows) or not _alike(came, carried):
+        if came is None or not np.array_equal(in_full(came.maps[0], size), rows) or not _alike(came, carried):
             fine[:] = False
             why = why or f"the bias of `{node.name}` is not carried over as it was"
     for spec in masks:
@@ -53,7 +53,7 @@ def mixing(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
     zero_rows = _zero_rows(p, node, [weight, *rest], size) | (silent & _zero_rows(p, node, rest, size))
     status[new & zero_rows] = ZERO
     averages = carried.fills[0] is not None and carried.scale[0] is None and _average(p, node, [weight, *rest])
-    if averages and groups == 1 and bool(fan_in.all()) and complete(rows, p.before.size(axis)):
+    if averages and groups == 1 and bool(fan_in.all()) and keeps_all(rows, p.before.size(axis)):
         status[new] = MEAN
     if carried.scale[0] is None and not carried.parted(0):
         status = _settled(p, node, old, k, status, m)
@@ -70,16 +70,6 @@ def _settled(p: Prover, node: Node, old: Node, k: Known, status: Status, m: Inde
         return status
     same, zero = same_by_numbers(p, node, old, k)
     return np.where(same, SAME, np.where(zero & (status == ANY), ZERO, status)).astype(np.int8)
-
-
-def index(m: IndexMap | None, size: int) -> IndexMap:
-    """Return an index map in full."""
-    return np.arange(size) if m is None else m
-
-
-def complete(m: IndexMap, size: int) -> bool:
-    """Whether an index map keeps every old unit once."""
-    return np.array_equal(np.sort(m[m != NEW]), np.arange(size))
 
 
 def _average(p: Prover, node: Node, specs: list[ParamSpec]) -> bool:
@@ -139,8 +129,8 @@ def _fan_in(
     size, local, old_local = p.size(axis), p.size(weight.dims[1]), p.before.size(weight.dims[1])
     shape = groups, local
     status, factor = k.spread(size).reshape(shape), k.factors(size).reshape(shape)
-    source = index(k.map, size).reshape(shape)
-    columns = index(carried.maps[1], local)
+    source = in_full(k.map, size).reshape(shape)
+    columns = in_full(carried.maps[1], local)
     scale = np.ones(local) if carried.scale[1] is None else carried.scale[1]
     fill = carried.fills[1]
     added = columns == NEW

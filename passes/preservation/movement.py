@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from irgrow.axes import NEW, Axis, IndexMap, size_of
+from irgrow.axes import NEW, Axis, IndexMap, in_full, size_of
 from irgrow.graph import Graph, Node
 from irgrow.ops import Signature, Sizes
 from irgrow.passes.preservation.known import ANY, MEAN, SAME, Known, uniform
-from irgrow.passes.preservation.mixing import index
 from irgrow.passes.preservation.prover import Prover, mapped
 
 _APART = 1 << 40
@@ -77,7 +76,7 @@ def movement(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
     arrived = moved([_sources(k, n, i) for i, (k, n) in enumerate(zip(inputs, sizes, strict=True))])
     old_lines = [np.arange(p.before.size(a)) + 1 + i * _APART for i, a in enumerate(axes)]
     home = _moved(p.before, node, old_lines, dims, out)
-    source = index(m, size)
+    source = in_full(m, size)
     padding = (source != NEW) & (arrived == 0).all(1) & (home[np.maximum(source, 0)] == 0).all(1)
     status[padding] = SAME
     same = (status == SAME) & (source != NEW)
@@ -95,7 +94,7 @@ def movement(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
 
 def _sources(k: Known, size: int, index: int) -> NDArray[np.int64]:
     """Number the old units behind the new ones, each input apart; zero for new ones."""
-    source = np.arange(size) if k.map is None else k.map
+    source = in_full(k.map, size)
     return np.where(source < 0, 0, source + 1 + index * _APART)
 
 

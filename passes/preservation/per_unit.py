@@ -7,12 +7,11 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
-from irgrow.axes import NEW, Axis
+from irgrow.axes import NEW, Axis, keeps_all
 from irgrow.fills import Constant, Fill
 from irgrow.graph import Node
 from irgrow.ops import ParamSpec
 from irgrow.passes.preservation.known import ANY, MEAN, SAME, ZERO, Known
-from irgrow.passes.preservation.mixing import complete
 from irgrow.passes.preservation.prover import Prover, mapped
 
 
@@ -65,7 +64,7 @@ def _keeps_means(p: Prover, node: Node, size: int) -> bool:
     for spec in p.before.specs[node.name]:
         carried = p.carried(node.name, spec)
         fill, m = (None, None) if carried is None else (carried.fills[-1], carried.maps[-1])
-        if fill is None or m is None or not fill.averages or not complete(m, p.before.size(spec.dims[-1])):
+        if fill is None or m is None or not fill.averages or not keeps_all(m, p.before.size(spec.dims[-1])):
             return False
     return True
 

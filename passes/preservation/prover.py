@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from irgrow.axes import NEW, Axis, IndexMap, index_map, size_of
+from irgrow.axes import NEW, Axis, IndexMap, in_full, index_map, size_of
 from irgrow.fills import Fill
 from irgrow.graph import Graph, Node
 from irgrow.morphism import Keep, Morphism, New, Select
@@ -62,7 +62,7 @@ class Carried:
     def intact(self, dim: int, size: int) -> NDArray[np.bool_]:
         """Return which of the new entries along a dimension are the old ones the edit asks for, unscaled."""
         actual, wanted = self.maps[dim], self.expected[dim]
-        ok = np.full(size, True) if actual is wanted else _full(actual, size) == _full(wanted, size)
+        ok = np.full(size, True) if actual is wanted else in_full(actual, size) == in_full(wanted, size)
         if self.parted(dim):
             return np.zeros(size, dtype=bool)
         factor = self.scale[dim]
@@ -75,10 +75,6 @@ class Carried:
             for d in range(len(self.maps))
             if d != dim
         )
-
-
-def _full(m: IndexMap | None, size: int) -> IndexMap:
-    return np.arange(size) if m is None else m
 
 
 def equal(a: IndexMap | None, b: IndexMap | None) -> bool:

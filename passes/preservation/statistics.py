@@ -7,11 +7,10 @@ from math import sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from irgrow.axes import NEW, IndexMap
+from irgrow.axes import NEW, IndexMap, in_full
 from irgrow.graph import Node
 from irgrow.passes.preservation.centred import is_centred
 from irgrow.passes.preservation.known import ANY, MEAN, SAME, ZERO, Known
-from irgrow.passes.preservation.mixing import index
 from irgrow.passes.preservation.per_unit import new_fill, stays_zero
 from irgrow.passes.preservation.prover import Prover, mapped
 
@@ -38,7 +37,7 @@ def statistics(p: Prover, node: Node, old: Node, inputs: list[Known]) -> Known:
     if p.op_changed(node, old, ("eps",) if shrunk is not None else ()):
         return k.named(node.name).changed(f"the attributes of `{node.name}` differ")
     gain = _gain(p, node, size) * (shrunk or 1.0)
-    status, source = k.spread(size), index(k.map, size)
+    status, source = k.spread(size), in_full(k.map, size)
     result = np.full(size, ANY, dtype=np.int8)
     why = k.why
     for g in range(count):
@@ -103,7 +102,7 @@ def _gain(p: Prover, node: Node, size: int) -> NDArray[np.float64]:
         if carried is None:
             return np.full(size, np.nan)
         own = np.ones(size) if carried.scale[0] is None else carried.scale[0]
-        moved = index(carried.maps[0], size) == index(carried.expected[0], size)
+        moved = in_full(carried.maps[0], size) == in_full(carried.expected[0], size)
         factor = np.where(moved, factor * own, np.nan)
     return factor
 

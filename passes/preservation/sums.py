@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from irgrow.axes import NEW, IndexMap
+from irgrow.axes import NEW, IndexMap, in_full
 from irgrow.graph import Graph, Node
 from irgrow.morphism import Keep, Morphism, Select
 from irgrow.passes.analyses.constants import Constants
@@ -100,7 +100,7 @@ def same_by_numbers(p: Prover, node: Node, old: Node, k: Known) -> tuple[Flags, 
     dim = old.op.mixes(s)
     axis = s.output.dims[dim]
     m = p.map_of(axis)
-    rows = np.arange(p.size(axis)) if m is None else m
+    rows = in_full(m, p.size(axis))
     same, zero = np.zeros(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
     found = p.numbers
     if found is None or dim != s.inputs[0].unit_dim or bool((k.status == ANY).all()):
@@ -139,7 +139,7 @@ def _hopeless(p: Prover, node: Node, k: Known, was: Array, constant: Array) -> b
         return False
     if any(s is not None for s in getattr(transfer, "scale", ())):
         return False
-    lost = np.setdiff1d(np.arange(was.shape[1]), np.arange(was.shape[1]) if k.map is None else k.map)
+    lost = np.setdiff1d(np.arange(was.shape[1]), in_full(k.map, was.shape[1]))
     lost = lost[(was[:, lost] != 0).any((0, 2))]
     return bool(np.isnan(constant[lost]).any())
 
@@ -157,7 +157,7 @@ def _compared(
     """Return which new rows have the form of the old row they continue."""
     size, width = now[0].shape[1], was[0].shape[1]
     status, factor = k.spread(size), k.factors(size)
-    source = np.arange(size) if k.map is None else k.map
+    source = in_full(k.map, size)
     carried = (status == SAME) & (source != NEW)
     assert p.numbers is not None
     constant = p.numbers.constants[evaluation].of(old.inputs[0])
