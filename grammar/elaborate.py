@@ -215,7 +215,12 @@ class Elaborator:
 
     def _name(self, expr: syntax.Name, scope: Scope) -> Any:
         if expr.path in scope.env:
-            return scope.env[expr.path]
+            value = scope.env[expr.path]
+            if value is BROKEN and not self.build.diagnostics:  # nothing went wrong yet, so it is what is being made
+                raise Mistake(
+                    f"`{expr.path}` is used in its own definition", expr.start, expr.end, None, "unknown-name"
+                )
+            return value
         if (node := scope.prefix + expr.path) in self.build.names:
             return BROKEN if self.build.type_of(node) is None else Value(node)
         if (axis := self.build.known_axis(expr.path)) is not None:

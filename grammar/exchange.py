@@ -41,11 +41,11 @@ def exchange(program: Program, graph: Graph, place: Path | None = None) -> Progr
     text = program.source.text
     lines = "\r\n" if "\r\n" in text else "\n"
     edits = [(program.nets[graph.name].definition.extent, print_graph(graph).rstrip("\n").replace("\n", lines))]
-    if place.resolve().parent != own.resolve().parent:
+    if place.parent.resolve() != own.parent.resolve():
         edits += [(extent, "") for extent in _needless(parse_syntax(program.source))]
     for (start, end), new in sorted(edits, reverse=True):
         text = text[:start] + new + text[end:]
-    changed = parse_program(text if text.endswith("\n") else text + lines, str(place), place.resolve().parent)
+    changed = parse_program(text if text.endswith("\n") else text + lines, str(place), place.parent.resolve())
     if not _stands_for(changed, graph):
         raise OptionError(f"in {place} a block has the name of an op or function that `{graph.name}` is printed with")
     return changed

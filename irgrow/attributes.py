@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from math import isfinite
+from numbers import Integral, Real
 from typing import Any
 
 from irgrow.errors import OptionError
@@ -60,7 +61,7 @@ class Attribute:
                 bad = not _is_int(value)
                 return self._expected("an integer", value) if bad else self._out_of_range(value)
             case "real":
-                bad = not (_is_int(value) or isinstance(value, float)) or not isfinite(value)
+                bad = isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value)
                 return self._expected("a finite number", value) if bad else self._out_of_range(value)
             case "flag":
                 return None if isinstance(value, bool) else self._expected("true or false", value)
@@ -72,7 +73,7 @@ class Attribute:
             case "plan":
                 return None if isinstance(value, Options) else self._expected(_one_of(self.choices[0]), value)
             case "window" | "integers":
-                entries = value if isinstance(value, tuple) else (value,)
+                entries = tuple(value) if isinstance(value, tuple | list) else (value,)
                 if entries == ():
                     return f"`{self.name}` is an empty list"
                 if not all(_is_int(e) for e in entries):
@@ -100,7 +101,7 @@ def _one_of(group: str) -> str:
 
 
 def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def show(value: Any) -> str:

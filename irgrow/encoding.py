@@ -57,6 +57,10 @@ def _encoded(value: Any, what: str, put: Callable[[Tensor], str]) -> Any:
         return {"$numpy": put(torch.from_numpy(np.asarray(value)))}
     if kind is list:
         return [_encoded(v, what, put) for v in value]
+    if isinstance(value, torch.dtype | torch.device):
+        return {f"${kind.__name__}": str(value).removeprefix("torch.")}
+    if kind is torch.Size:
+        return {"$tuple": list(value)}
     if kind in _LISTS.values():
         return {f"${kind.__name__}": [_encoded(v, what, put) for v in value]}
     if kind is dict and all(type(key) is str and not key.startswith("$") for key in value):
@@ -98,6 +102,10 @@ def _decoded(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         return tensors[inner].clone()
     if word == "numpy":
         return tensors[inner].numpy()[()]
+    if word == "dtype" and isinstance(getattr(torch, inner, None), torch.dtype):
+        return getattr(torch, inner)
+    if word == "device":
+        return torch.device(inner)
     if word in _LISTS:
         return _LISTS[word](_decoded(v, tensors) for v in inner)
     pairs = [(_decoded(key, tensors), _decoded(v, tensors)) for key, v in inner]

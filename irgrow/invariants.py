@@ -18,6 +18,9 @@ from irgrow.slots import Carry
 from irgrow.verify import check_level
 from irgrow.young import follow
 
+REPLACED = "_irgrow_replaced"
+"""What a tensor is marked with in whose place a rewrite has put another one."""
+
 
 def track(net: Network, optimizer: Optimizer, scheduler: Any, scaler: Any, average: Any, carry: str) -> Tracked:
     """Check what is to be tracked; see `Network.track`."""
@@ -31,6 +34,10 @@ def track(net: Network, optimizer: Optimizer, scheduler: Any, scaler: Any, avera
         raise OptionError("this optimizer is tracked already")
     own = {id(p) for p in net.parameters()}
     held = [p for g in optimizer.param_groups for p in g["params"]]
+    if any(REPLACED in p.__dict__ for p in held):
+        raise OptionError(
+            "the optimizer holds parameters that a rewrite has replaced; make it anew from `net.parameters()`"
+        )
     strangers = sum(id(p) not in own for p in held)
     if held and strangers == len(held):
         raise OptionError("the optimizer holds none of this network's parameters; make it from `net.parameters()`")

@@ -9,8 +9,10 @@ take its state, what was given already is taken back.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
@@ -21,7 +23,7 @@ from irgrow.encoding import decoded, encoded
 from irgrow.errors import CheckpointError
 from irgrow.network import Network, Tracked
 
-_CODE = (FunctionType, BuiltinFunctionType, MethodType, type)
+_CODE = (FunctionType, BuiltinFunctionType, MethodType, type, partial)
 """What is no state: the scheduler or optimizer that takes a state up was made with code of its own."""
 
 # writing -------------------------------------------------------------------------------------------------------------
@@ -80,9 +82,16 @@ def _state(state: Mapping[str, Any], kind: str, put: Callable[[Tensor], str]) ->
     for key, value in state.items():
         if key == "_schedulers":
             found[key] = [_state(inner, kind, put) for inner in value]
-        elif not isinstance(value, _CODE):
+        elif not _is_code(value):
             found[key] = encoded(value, f"{kind}: `{key}`", put)
     return found
+
+
+def _is_code(value: Any) -> bool:
+    """Whether a value is code, or a list of nothing else."""
+    if isinstance(value, list | tuple):
+        return bool(value) and all(map(_is_code, value))
+    return isinstance(value, _CODE)
 
 
 def _kinds(scheduler: Any) -> str:
@@ -161,7 +170,17 @@ def _taken(net: Network, index: int, entry: dict[str, Any], tensors: Mapping[str
     if tracked.average is not None:
         averages, count = _averages(index, params, tensors), tensors[f"{index}/n_averaged"]
     schedule, scaler = (entry[k] and decoded(entry[k], tensors) for k in ("scheduler", "scaler"))
+    _mend_milestones(tracked.scheduler, schedule)
     return _Taken(tracked, groups, _slots(index, entry, groups, params, tensors), schedule, scaler, averages, count)
+
+
+def _mend_milestones(scheduler: Any, saved: Any) -> None:
+    """Make numbers of the milestones that the first format wrote as text, in schedulers within others too."""
+    if isinstance(getattr(scheduler, "milestones", None), Counter) and type(saved.get("milestones")) is dict:
+        saved["milestones"] = Counter({int(step): times for step, times in saved["milestones"].items()})
+    within = zip(getattr(scheduler, "_schedulers", ()), (saved or {}).get("_schedulers", ()), strict=False)
+    for inner, state in within:
+        _mend_milestones(inner, state)
 
 
 def _options(saved: dict[str, Any], group: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:

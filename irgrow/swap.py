@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from irgrow import registry
 from irgrow.errors import RefusedError
 from irgrow.fills import ZERO
-from irgrow.invariants import check_invariants, orphans
+from irgrow.invariants import REPLACED, check_invariants, orphans
 from irgrow.morphism import Chain, Compute, Cut, Gather, Keep, Morphism, Select, predecessor, source_of
 from irgrow.network import Network, parts
 from irgrow.slots import carried_state, place_new
@@ -44,6 +44,7 @@ class Swap:
         """Let go of what was there before; a gradient that still reaches it is an error."""
         self.undo.clear()
         for name in set(self.old) - {t.name for t in self.morphism.transfers.values() if isinstance(t, Keep)}:
+            self.old[name].__dict__[REPLACED] = True
             if self.old[name].requires_grad:
                 self.old[name]._backward_hooks = None  # those of its owner are with its successor
                 self.old[name].register_hook(_lost(name))

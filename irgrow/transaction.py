@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from math import isfinite
 from typing import Any
 
 import torch
@@ -97,6 +98,7 @@ def rewrite_all(
     try:
         for number, pass_ in enumerate(passes, net.journal.counter):
             with uncollected(), trainable():
+                evidence = usable(evidence)
                 prepared = prepare(net, pass_, evidence, step, require, number, seed)
                 if prepared.morphism is None:
                     put_back(undo)
@@ -127,6 +129,15 @@ def trainable() -> Iterator[None]:
         return
     with torch.inference_mode(False), torch.no_grad():
         yield
+
+
+def usable(evidence: Evidence) -> Evidence:
+    """Return what may be looked at, with copies of the inputs that only inference may use."""
+
+    def copied(batch: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
+        return batch and tuple(x.clone() if x.is_inference() else x for x in batch)
+
+    return replace(evidence, batch=copied(evidence.batch), statistics=copied(evidence.statistics))
 
 
 def prepare(
@@ -220,6 +231,8 @@ def relative_error(new: Any, old: Any) -> float:
         if a.shape != b.shape:
             return float("inf")
         apart, scale = (float(v.abs().max()) if v.numel() else 0.0 for v in (a - b, b))
+        if not isfinite(apart):
+            return 0.0 if torch.equal(a, b) else float("inf")
         worst = max(worst, apart / scale if scale > 0 else float("inf") if apart > 0 else 0.0)
     return worst
 
@@ -243,11 +256,12 @@ def _is_rounding(net: Network, evidence: Evidence, new: Any, old: Any) -> bool:
     Outputs in which large numbers cancel are all rounding, and differ from themselves in another order.
     """
     assert evidence.batch is not None
-    values = probe(net.graph, net.module, net.params, evidence.batch, tuple(net.graph.by_name)).values.values()
-    largest = max(float(v.abs().max()) for v in values if v.is_floating_point() and v.numel())
+    made = tuple(name for name in net.graph.by_name if name not in net.graph.inputs)
+    values = probe(net.graph, net.module, net.params, evidence.batch, made).values.values()
+    largest = max((float(v.abs().max()) for v in values if v.is_floating_point() and v.numel()), default=0.0)
     pairs = zip(new if isinstance(new, tuple) else (new,), old if isinstance(old, tuple) else (old,), strict=True)
     apart = max(float((a - b).abs().max()) for a, b in pairs if b.numel())
-    return apart <= ROUNDINGS * torch.finfo(_precision(net)).eps * largest
+    return isfinite(largest) and apart <= ROUNDINGS * torch.finfo(_precision(net)).eps * largest
 
 
 def _probed(net: Network, pass_: Any, batch: tuple[Tensor, ...] | None, loss: Callable[..., Tensor] | None) -> Probed:

@@ -67,6 +67,7 @@ class Pass:
         may_leave_dead: Whether new units without gradient are allowed; no pass of irgrow does.
         counted: Whether `at` adds as many units to the site as it is given, so that limits can cut the number.
         removes: Whether it takes units away, which triggers that say how many should go ask for.
+        stays: Whether `at` leaves a site that it names itself, so that only the trigger is asked elsewhere.
         whole: Whether it chooses its own sites, so that a rule applies it once and not at every site.
         requires: Properties the graph must have, by name; see `irgrow.passes.contracts`.
         ensures: Properties its result has.
@@ -75,6 +76,7 @@ class Pass:
     may_leave_dead: ClassVar[bool] = False
     counted: ClassVar[bool] = False
     removes: ClassVar[bool] = False
+    stays: ClassVar[bool] = False
     whole: ClassVar[bool] = False
     requires: ClassVar[tuple[str, ...]] = ()
     ensures: ClassVar[tuple[str, ...]] = ()

@@ -101,8 +101,6 @@ REFUSED = [
     Kind.ONE,
     Number(1.0),
     Size(1, 2),
-    torch.Size([1]),
-    torch.float32,
     1j,
     b"bytes",
     defaultdict(list, a=[1]),
@@ -133,3 +131,17 @@ def test_a_value_within_itself_is_refused():
 def test_what_was_never_written_is_damaged(said):
     with pytest.raises(CheckpointError, match="damaged"):
         decoded([said], {})
+
+
+@pytest.mark.parametrize("value", [torch.float32, torch.device("cpu"), torch.device("cuda", 1)], ids=str)
+def test_dtypes_and_devices(value):
+    assert decoded(encoded(value, "it", str), {}) == value
+
+
+def test_sizes_are_tuples():
+    assert decoded(encoded(torch.Size([2, 3]), "it", str), {}) == (2, 3)
+
+
+def test_a_dtype_is_nothing_else():
+    with pytest.raises(CheckpointError):
+        decoded({"$dtype": "load"}, {})

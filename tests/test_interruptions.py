@@ -8,7 +8,7 @@ from live import CNN, MLP, batch, step, trained
 from torch.optim.swa_utils import AveragedModel
 
 from irgrow import journal, swap, transaction
-from irgrow.passes import GrowUnits, InsertLayer, Pipeline
+from irgrow.passes import GrowUnits, InsertLayer, Pipeline, PruneUnits, Taylor
 from irgrow.testing.laws import same_snapshot, snapshot
 
 FILES = {module.__file__ for module in (transaction, swap, journal)}
@@ -110,6 +110,14 @@ def test_growing_after_a_validation_pass_leaves_a_network_that_trains(mode):
     step(net, optimizer)
     assert all(p.grad is not None and not p.is_inference() for p in net.parameters())
     assert not any(v.is_inference() for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v))
+
+
+def test_gradients_can_be_looked_at_in_inference_mode():
+    net, _ = trained()
+    with torch.inference_mode():
+        images = torch.randn(4, 6, dtype=torch.float64)
+        rewrite = PruneUnits("a", by=Taylor(), count=1)
+        assert net.rewrite(rewrite, batch=images, loss=lambda y: y.square().mean()).applied
 
 
 def test_a_rewrite_of_another_network_is_not_undone():

@@ -3,6 +3,7 @@
 from dataclasses import MISSING
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +11,17 @@ from irgrow.attributes import Options, attributes
 from irgrow.errors import OptionError
 from irgrow.grammar import parse
 from irgrow.network import build
-from irgrow.passes import Context, GradientRank, GrowUnits, Magnitude, PruneUnits, plan
+from irgrow.passes import (
+    Context,
+    EffectiveDimension,
+    GradientRank,
+    GrowUnits,
+    Magnitude,
+    PruneUnits,
+    Schedule,
+    SplitUnits,
+    plan,
+)
 from irgrow.registry import group
 from irgrow.training.data import Digits
 
@@ -68,3 +79,12 @@ def test_a_pass_with_wrong_options_is_refused(rewrite, why):
     net = build(NET)
     assert net.rewrite(rewrite, batch=torch.zeros(2, 4)).verdict.reason == why
     assert net.graph == parse(NET)
+
+
+def test_numbers_of_numpy_and_lists_are_what_they_are():
+    assert Schedule(np.int64(2)).units == 2
+    assert str(EffectiveDimension(gamma=np.float32(0.5))) == "effective_dimension(gamma = 0.5)"
+    for units in ([0], (np.int64(0),), (0,)):
+        assert plan(SplitUnits("h", units), parse(NET), Context()).verdict.preserves
+    with pytest.raises(OptionError, match="`units` takes an integer, found true"):
+        Schedule(True)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from irgrow import checkpoint
 from irgrow.errors import CheckpointError
 from irgrow.network import build
 from irgrow.passes import GrowUnits, InsertLayer
+from irgrow.resuming import _mend_milestones, written
 
 
 def make(text=MLP):
@@ -398,3 +400,26 @@ def test_modes_of_nothing_are_damaged(tmp_path):
     saved.run["modes"]["nobody"] = False
     with pytest.raises(CheckpointError, match="damaged: `nobody`"):
         checkpoint.network(saved)
+
+
+def test_milestones_that_the_first_format_wrote_as_text_are_numbers_again():
+    net = build(MLP, seed=1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    multi = schedulers.MultiStepLR(optimizer, [3, 3, 6])
+    within = schedulers.SequentialLR(optimizer, [schedulers.ConstantLR(optimizer), multi], [2])
+    for scheduler, state in (
+        (multi, {"milestones": {"3": 2, "6": 1}}),
+        (within, {"_schedulers": [{}, {"milestones": {"3": 2, "6": 1}}]}),
+    ):
+        _mend_milestones(scheduler, state)
+        assert (state if scheduler is multi else state["_schedulers"][1])["milestones"] == multi.milestones
+    _mend_milestones(None, None)
+
+
+def test_code_is_not_kept():
+    net = build(MLP, seed=1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    scheduler = schedulers.StepLR(optimizer, 2)
+    scheduler.hooks, scheduler.late = [print, partial(print, 1)], partial(print)
+    net.track(optimizer, scheduler=scheduler)
+    assert not {"hooks", "late"} & written(net, 0, {})["scheduler"].keys()

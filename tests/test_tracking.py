@@ -151,3 +151,16 @@ def test_a_parametrization_that_is_taken_off_leaves_a_network_that_grows():
     step(net, opt)
     assert net.rewrite(GrowUnits("b", 2)).applied
     step(net, opt)
+
+
+def test_an_optimizer_made_before_a_rewrite_is_refused():
+    """It would train tensors that are no longer used."""
+    net = build("net n(x: [4]) { return x |> h: dense(3) |> relu |> dense(2) }")
+    early = torch.optim.SGD(net.parameters(), lr=0.1)
+    net.rewrite("grow_units(h, 1)")
+    with pytest.raises(OptionError, match="a rewrite has replaced; make it anew"):
+        net.track(early)
+    net.track(torch.optim.SGD(net.parameters(), lr=0.1))
+    net.rewrite("grow_units(h, 1)")
+    net.undo()
+    assert len(net.tracked) == 1

@@ -16,6 +16,7 @@ from irgrow.grammar import parse
 from irgrow.invariants import check_invariants
 from irgrow.network import build
 from irgrow.passes import GrowUnits, InsertLayer, NorthSelect, PruneUnits
+from irgrow.probing import Evidence
 from irgrow.testing.laws import same_snapshot, snapshot
 from irgrow.verdict import Changes, Exact, Refused
 
@@ -145,6 +146,23 @@ def test_outputs_in_which_everything_cancels_are_no_bug(pass_, dtype):
     x = torch.randn(7, 5, dtype=dtype)
     assert float(net(x).detach().abs().max()) < 1e-6
     assert net.rewrite(pass_, batch=x).applied
+
+
+def test_outputs_that_are_no_numbers_are_a_bug_not_rounding(monkeypatch):
+    """A claim of exactness does not hold where finite outputs become nan, or infinite values stand on the way."""
+    nothing, one = torch.tensor([float("nan")]), torch.tensor([1.0])
+    assert transaction.relative_error(nothing, one) == float("inf")
+    assert transaction.relative_error(torch.tensor([float("inf")]), torch.tensor([float("inf")])) == 0.0
+    net = build(MLP, seed=1)
+    huge = torch.full((2, 6), 3e38)
+    net.params["a.weight"].detach().fill_(10.0)
+    evidence = Evidence(batch=(huge,))
+    assert not transaction._is_rounding(net, evidence, one, 2 * one), "a value on the way is infinite"
+    with torch.no_grad():
+        net.params["a.weight"][:, 0] = 0
+    stamped = torch.randn(2, 6)
+    stamped[:, 0] = 1.6e9
+    assert not transaction._is_rounding(net, Evidence(batch=(stamped,)), one + 1, one), "inputs are not computed"
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ class Controller:
         graph = self.net.graph
         leaves: dict[str, nn.Module] = self.net.module.meta["leaves"]
         wanted: dict[str, Watch] = {}
-        for rule, site in ((r, site) for r in self.program.rules for site in r.sites(graph)):
+        for rule, site in ((r, site) for r in self.program.rules for site in self._places(r)):
             asked = rule.when.watches(graph, site)
             for watch in asked:
                 _recordable(watch, graph, leaves, f"`{rule.name}` at `{site}`")
@@ -103,6 +103,10 @@ class Controller:
         self._hooks = [h for key, record in kept.items() for h in record.attach(leaves, partial(self._wanted, key))]
         self._module = self.net.module
         self.recent.samples = self._samples()
+
+    def _places(self, rule: Rule) -> tuple[str, ...]:
+        """Return where a rule is asked now."""
+        return rule.sites(self.net.graph, rewritten=self.net.journal.counter > 0)
 
     def _edited(self) -> set[str] | None:
         """Return the axes edited since it was last asked; `None` if they are more than the journal remembers."""
@@ -140,7 +144,7 @@ class Controller:
         Triggers that are told of changes want the longest window, and the most that any pass looks at is enough.
         """
         graph, rules = self.net.graph, self.program.rules
-        wanted = [r.apply.at(site, 1).batch_size(graph, site) for r in rules for site in r.sites(graph)]
+        wanted = [r.apply.at(site, 1).batch_size(graph, site) for r in rules for site in self._places(r)]
         if any(rule.when.fresh for rule in rules):
             wanted += [*(watch.samples for watch in self._watches.values()), *(2 * w for w in graph.widths.values())]
         return max(wanted, default=0)
@@ -159,7 +163,7 @@ class Controller:
         self._renew(morphism)
         view = self._view(None)
         for rule in told:
-            for site in rule.sites(self.net.graph):
+            for site in self._places(rule):
                 if site in morphism.edits:
                     rule.when.settle(view, site, self._remembered(rule, site))
 
@@ -235,7 +239,7 @@ class Controller:
 
     def _sites(self, rule: Rule, moment: Moment, loss: float | None) -> tuple[str, ...]:
         """Let a rule take the loss of a step; return where it is asked now."""
-        cadence, sites = self.memory.setdefault(rule.name, {}), rule.sites(self.net.graph)
+        cadence, sites = self.memory.setdefault(rule.name, {}), self._places(rule)
         if loss is not None:
             rule.every.observe(loss, cadence)
             for site in sites:

@@ -48,6 +48,11 @@ class Where:
         """
         return _sites(graph, self)
 
+    def left(self, graph: Graph) -> tuple[str, ...]:
+        """Return those of the axes that are there, in program order; rewrites may have taken others away."""
+        chosen = {axis for item in self.items for axis in _matching(graph, item)}
+        return tuple(a for a in graph.leaves if a in chosen)
+
 
 @remembered
 def _sites(graph: Graph, where: Where) -> tuple[str, ...]:
@@ -172,34 +177,36 @@ class Rule:
         name, pass_ = textual_name(type(self.apply)), self.apply
         if pass_.whole and self.where != Where():
             raise OptionError(f"`{name}` chooses its own sites; leave `where` out of the rule")
-        if pass_.site and self._moves and self.where != Where():
+        own = pass_.site and not pass_.whole and not pass_.stays
+        if own and self.where not in (Where(), Where((pass_.site,))):
             raise OptionError(f"`{pass_}` names its site, and so does `where = {self.where}`; leave one of them out")
-        count = getattr(pass_, "count", None)
-        default = next((a.default for a in attributes(type(pass_)) if a.name == "count"), None)
-        if count not in (None, default) and getattr(pass_.at(pass_.site, count + 1), "count", None) != count:
+        count = next((getattr(pass_, a.name) for a in attributes(type(pass_)) if a.name == "count"), None)
+        if isinstance(count, int) and count > 1 and getattr(pass_.at(pass_.site, count + 1), "count", None) != count:
             raise OptionError(
-                f"how many units it is comes from `when`; leave `count` out of `{pass_}`, or write "
-                f"`when = schedule({count})`"
+                f"how many units it is comes from `when = {self.when}`; leave `count = {count}` out of `{pass_}`"
             )
 
-    @property
-    def _moves(self) -> bool:
-        """Whether the pass goes where the trigger is asked; else it stays where it says."""
-        return self.apply.at("elsewhere", 1).site != self.apply.site
-
-    def sites(self, graph: Graph) -> tuple[str, ...]:
+    def sites(self, graph: Graph, rewritten: bool = False) -> tuple[str, ...]:
         """Return where the rule is asked: axes, or what a pass that chooses its own sites is called by.
 
+        Args:
+            graph: The network.
+            rewritten: Whether it has been rewritten, so that what a name or pattern means may be gone.
+
         Raises:
-            OptionError: A name or pattern matches nothing.
+            OptionError: A name or pattern matches nothing, and the network is as it was written.
         """
         if self.apply.whole:
             return (self.apply.site,)
-        if not self.apply.site:
-            return self.where.sites(graph)
-        where = Where((self.apply.site,)) if self.where == Where() else self.where
-        found = where.sites(graph)
-        if len(found) != 1:
+        named = bool(self.apply.site) and self.where == Where()
+        where = Where((self.apply.site,)) if named else self.where
+        if rewritten:
+            return where.left(graph)
+        try:
+            found = where.sites(graph)
+        except OptionError as error:
+            raise OptionError(str(error).replace(f"`where = {where}`", f"`{self.apply}`") if named else error) from None
+        if self.apply.site and len(found) != 1:
             raise OptionError(f"`{self.apply}` works at one place, `where = {where}` are {len(found)}")
         return found
 

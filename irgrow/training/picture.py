@@ -73,7 +73,7 @@ def _draw_widths(axes: Axes, history: list[dict[str, Any]]) -> None:
     count = len({name for row in history for name in row["widths"]})
     if names:
         more = f" ({len(names)} of {count})" if count > len(names) else ""
-        written = [name if len(name) <= LONGEST_NAME else f"...{name[3 - LONGEST_NAME :]}" for name in names]
+        written = [name if len(name) <= LONGEST_NAME else shortened(name) for name in names]
         axes.legend(lines, written, fontsize=8, title=f"axes{more}", loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
@@ -87,3 +87,13 @@ def shown_axes(history: list[dict[str, Any]]) -> list[str]:
     constant = {name for name in names if len({row["widths"].get(name) for row in history}) == 1}
     chosen = set(sorted(names, key=lambda name: name in constant)[:MOST_LINES])
     return [name for name in names if name in chosen]
+
+
+def shortened(name: str) -> str:
+    """Return a name without its middle: those of blocks differ at the front, those of layers at the end.
+
+    >>> shortened("blocks.0.attention.projection_of_values.layer")
+    'blocks.0.att...ues.layer'
+    """
+    front = (LONGEST_NAME - 3) // 2
+    return f"{name[:front]}...{name[front + 3 - LONGEST_NAME :]}"

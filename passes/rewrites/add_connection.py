@@ -14,6 +14,7 @@ Source: Maile (2023), 3.1, synaptogenesis between layers; He et al. (2016) for p
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from irgrow.axes import Atom
 from irgrow.edits import Impossible
@@ -39,6 +40,8 @@ class AddConnection(Pass):
     >>> str(AddConnection("relu_1", "dense_3", "zero"))
     'add_connection(relu_1, dense_3, zero)'
     """
+
+    stays: ClassVar[bool] = True
 
     source: str = site("")
     target: str = site("")

@@ -14,6 +14,7 @@ Source: growth.md section 9, rows 40 and 41.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from irgrow.graph import Graph
 from irgrow.morphism import Compute, Morphism
@@ -33,6 +34,8 @@ class BakeMask(Pass):
     'bake_mask(h1)'
     """
 
+    stays: ClassVar[bool] = True
+
     node: str = site("")
 
     @property
@@ -40,7 +43,7 @@ class BakeMask(Pass):
         return self.node
 
     def at(self, site: str, units: int) -> BakeMask:
-        return replace(self, node=site)
+        return replace(self, node=self.node or site)
 
     def match(self, graph: Graph, site: str) -> str | None:
         if reason := not_a_node(graph, site):

@@ -16,6 +16,7 @@ Source: Jacob et al. (2018), Quantization and Training of Neural Networks, 3.2.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from irgrow.graph import Graph
 from irgrow.morphism import Compute, Morphism
@@ -35,6 +36,8 @@ class FoldBatchNorm(Pass):
     'fold_batch_norm(bn1)'
     """
 
+    stays: ClassVar[bool] = True
+
     node: str = site("")
 
     @property
@@ -42,7 +45,7 @@ class FoldBatchNorm(Pass):
         return self.node
 
     def at(self, site: str, units: int) -> FoldBatchNorm:
-        return replace(self, node=site)
+        return replace(self, node=self.node or site)
 
     def match(self, graph: Graph, site: str) -> str | None:
         if reason := not_a_node(graph, site):

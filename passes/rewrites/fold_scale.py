@@ -15,6 +15,7 @@ Source: growth.md section 9, row 46, without the statistics; LayerScale is from 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from irgrow.axes import ONE
 from irgrow.graph import Graph
@@ -35,6 +36,8 @@ class FoldScale(Pass):
     'fold_scale(scale_1)'
     """
 
+    stays: ClassVar[bool] = True
+
     node: str = site("")
 
     @property
@@ -42,7 +45,7 @@ class FoldScale(Pass):
         return self.node
 
     def at(self, site: str, units: int) -> FoldScale:
-        return replace(self, node=site)
+        return replace(self, node=self.node or site)
 
     def match(self, graph: Graph, site: str) -> str | None:
         if reason := not_a_node(graph, site):

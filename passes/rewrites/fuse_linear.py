@@ -16,6 +16,7 @@ Source: growth.md section 9, row 45; the reverse of inserting a linear layer (Ch
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from irgrow.axes import ONE
 from irgrow.graph import Graph
@@ -36,6 +37,8 @@ class FuseLinear(Pass):
     'fuse_linear(up)'
     """
 
+    stays: ClassVar[bool] = True
+
     first: str = site("")
 
     @property
@@ -43,7 +46,7 @@ class FuseLinear(Pass):
         return self.first
 
     def at(self, site: str, units: int) -> FuseLinear:
-        return replace(self, first=site)
+        return replace(self, first=self.first or site)
 
     def match(self, graph: Graph, site: str) -> str | None:
         if reason := not_a_node(graph, site):

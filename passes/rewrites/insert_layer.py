@@ -27,6 +27,7 @@ Source: Chen et al. (2016), Net2DeeperNet; Kreis et al. (2024), sensitivity-base
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from irgrow.attributes import attributes, show
 from irgrow.graph import Graph
@@ -59,6 +60,8 @@ class InsertLayer(Pass):
     >>> str(InsertLayer("relu_1", form="plus_minus", activation="gelu"))
     'insert_layer(relu_1, plus_minus, gelu)'
     """
+
+    stays: ClassVar[bool] = True
 
     after: str = site("")
     form: str = word(*FORMS, default="identity")

@@ -13,6 +13,7 @@ Source: Maile (2023), 3.1, synaptic pruning between layers.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from irgrow.edits import Impossible
 from irgrow.graph import Graph
@@ -34,6 +35,8 @@ class RemoveConnection(Pass):
     >>> str(RemoveConnection("relu_1", "dense_3"))
     'remove_connection(relu_1, dense_3)'
     """
+
+    stays: ClassVar[bool] = True
 
     source: str = site("")
     target: str | None = site(None)

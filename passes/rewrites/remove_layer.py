@@ -13,6 +13,7 @@ Source: Maile (2023), 3.1; Wei et al. (2016), Network Morphism, for the way back
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from irgrow.edits import Impossible
 from irgrow.graph import Graph, reachable
@@ -37,6 +38,8 @@ class RemoveLayer(Pass):
     >>> str(RemoveLayer("relu_1_deep1.layer", "relu_1_deep1.act"))
     'remove_layer(relu_1_deep1.layer, relu_1_deep1.act)'
     """
+
+    stays: ClassVar[bool] = True
 
     first: str = site("")
     last: str | None = site(None)

@@ -9,6 +9,7 @@ Source: Srivastava et al. (2014) for dropout; growth.md section 9, row 33, for t
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from irgrow.graph import Graph
 from irgrow.morphism import Morphism
@@ -29,6 +30,8 @@ class Simplify(Pass):
     'simplify(dropout_1)'
     """
 
+    stays: ClassVar[bool] = True
+
     node: str = site("")
 
     @property
@@ -36,7 +39,7 @@ class Simplify(Pass):
         return self.node
 
     def at(self, site: str, units: int) -> Simplify:
-        return replace(self, node=site)
+        return replace(self, node=self.node or site)
 
     def match(self, graph: Graph, site: str) -> str | None:
         if reason := not_a_node(graph, site):

@@ -1,5 +1,7 @@
 """Growth programs as data: sites, limits, and that what is printed parses back."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from live import CNN
@@ -8,7 +10,7 @@ from loops import SHARED
 from irgrow.axes import NEW
 from irgrow.cost import cost
 from irgrow.errors import OptionError, ProgramError
-from irgrow.grammar import parse, parse_program
+from irgrow.grammar import parse, parse_pass, parse_program
 from irgrow.growth import Epochs, EverySteps, GrowthProgram, Limit, Plateau, Rule, Steps, Where
 from irgrow.growth.controller import Controller
 from irgrow.network import build
@@ -16,6 +18,7 @@ from irgrow.passes import (
     DuplicateUnits,
     DynoPrune,
     EffectiveDimension,
+    FuseLinear,
     GradMax,
     GrowUnits,
     InsertLayer,
@@ -25,6 +28,7 @@ from irgrow.passes import (
     PruneGlobally,
     PruneUnits,
     Random,
+    RemoveLayer,
     Schedule,
     SplitUnits,
     plan,
@@ -159,10 +163,10 @@ def test_a_layer_is_inserted_once_where_the_pass_says():
         (
             GrowUnits("fc1", 4),
             None,
-            "comes from `when`; leave `count` out of `grow_units(fc1, 4)`, or write `when = schedule(4)`",
+            "how many units it is comes from `when = schedule(2)`; leave `count = 4` out of `grow_units(fc1, 4)`",
         ),
-        (PruneUnits(by=Magnitude(), count=3), None, "write `when = schedule(3)`"),
-        (PruneGlobally(by=Magnitude(), count=3), None, "leave `count` out"),
+        (PruneUnits(by=Magnitude(), count=3), None, "leave `count = 3` out"),
+        (PruneGlobally(by=Magnitude(), count=3), None, "leave `count = 3` out"),
     ],
     ids=str,
 )
@@ -175,7 +179,7 @@ def test_what_the_rule_says_the_pass_does_not(apply, where, why):
 @pytest.mark.parametrize(
     ("apply", "where", "why"),
     [
-        (InsertLayer("nowhere"), None, "`where = nowhere` matches no axis"),
+        (InsertLayer("nowhere"), None, "`insert_layer(nowhere)` matches no axis"),
         (
             InsertLayer("relu_1"),
             ("fc1", "fc2"),
@@ -189,6 +193,59 @@ def test_a_place_is_one(apply, where, why):
     with pytest.raises(OptionError) as error:
         rule(apply, where and Where(where)).sites(parse(MLP))
     assert why in str(error.value)
+
+
+GONE = "net n(x: [4]) { return x |> a: dense(6) |> id: identity |> relu |> b: dense(5) |> c: dense(4) |> dense(2) }"
+
+
+@pytest.mark.parametrize("apply", [RemoveLayer("id"), FuseLinear("b")], ids=str)
+def test_a_rule_whose_place_is_gone_has_nothing_left_to_do(apply):
+    beside = Rule("beside", GrowUnits(), Schedule(1), where=Where(("a", "b")), require="any")
+    program = GrowthProgram((rule(apply, when=Schedule(1)), beside))
+    net = build(GONE)
+    controller = Controller(net, program)
+    first, *_ = controller.step()
+    assert first.applied
+    assert {r.sites[0] for r in controller.step()} <= {"a", "b"}
+    again = Controller(net, program)
+    assert {r.sites[0] for r in again.step()} <= {"a", "b"}, "as a run that is taken up again"
+    with pytest.raises(OptionError, match="matches no axis"):
+        Controller(build(MLP), program)
+
+
+@pytest.mark.parametrize(
+    ("text", "apply", "named"),
+    [
+        ("x |> c: conv(3, kernel = 1) |> bn: batchnorm |> relu |> avgpool |> dense(2)", "fold_batch_norm(bn)", "bn"),
+        ("x |> c: conv(3, kernel = 1) |> sc: scale |> relu |> avgpool |> dense(2)", "fold_scale(sc)", "sc"),
+        (
+            "x |> stem: conv(3, kernel = 1, masked = true) |> residual { relu |> c2: conv(3, kernel = 1, masked = true) } |> avgpool |> dense(2)",
+            "bake_mask(c2)",
+            "c2",
+        ),
+    ],
+)
+def test_a_pass_on_a_node_works_there(text, apply, named):
+    net = build(f"net n(x: [2, 4, 4]) {{ return {text} }}").eval()
+    (receipt,) = Controller(net, GrowthProgram((rule(parse_pass(apply), when=Schedule(1)),))).step()
+    assert receipt.applied
+    assert receipt.rewrite == apply
+    if named == "c2":
+        assert "stem.mask" in net.params
+        assert "c2.mask" not in net.params
+
+
+def test_what_agrees_with_the_pass_may_be_said():
+    assert rule(GrowUnits("fc1"), Where(("fc1",))).sites(parse(MLP)) == ("fc1",)
+    assert rule(PruneUnits(by=Magnitude(), count=1)).apply.count == 1
+
+
+def test_passes_of_others_need_not_declare_their_options():
+    @dataclass(frozen=True)
+    class Mine(GrowUnits):
+        count: int = 2
+
+    assert rule(Mine()).sites(parse(MLP)) == ("fc1", "fc2")
 
 
 def test_edges_say_how_many_themselves():

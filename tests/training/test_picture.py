@@ -8,7 +8,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.image import imread
 
-from irgrow.training.picture import MOST_LINES, draw_history
+from irgrow.training.picture import LONGEST_NAME, MOST_LINES, draw_history, shortened
 
 WIDTHS = {"a": 3, "b": 4}
 
@@ -135,7 +135,13 @@ def test_long_names_leave_room_for_the_lines(tmp_path, drawn):
     name = "encoder.blocks.0.attention.mix.repeats"
     assert draw_history(history(widths={name: 3}), tmp_path / "h.png") is True
     ((_, written), _) = drawn["legend"][0]
-    assert written == [f"...{name[-25:]}"]
+    assert written == ["encoder.bloc...n.mix.repeats"]
+
+
+def test_names_cut_short_stay_apart():
+    names = [f"blocks.{i}.attention.projection_of_values.{end}" for i in range(6) for end in ("layer", "norm")]
+    assert len(set(map(shortened, names))) == len(names)
+    assert {len(shortened(name)) for name in names} == {LONGEST_NAME}
 
 
 def test_axes_that_were_inserted_later_start_later(tmp_path, drawn):
