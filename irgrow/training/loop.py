@@ -348,9 +348,13 @@ class Run:
         folder = Path(folder)
         saved, rows = read_run(folder)
         extra = saved.run["extra"]
-        program, options = parse_program(extra["program"]), extra["options"]
+        program, options = parse_program(extra["program"], f"{folder}: its program"), extra["options"]
         job = Job(program.graph(), program.training, program.growth)
-        run = cls(job, folder, device or options["device"], options["compile"], watcher, options["save_every"])
+        try:
+            run = cls(job, folder, device or options["device"], options["compile"], watcher, options["save_every"])
+        except DataError as error:
+            why = "a resumed run takes its data from where it was: put what it began with there"
+            raise DataError(f"{error}; {why}") from None
         check_data(folder, str(run.job.settings.data), extra.get("data"), run.data)
         run._adopt(checkpoint.network(saved, run.device))
         take_up(run, saved, rows)

@@ -65,6 +65,14 @@ def test_other_data_is_refused_and_nothing_is_touched(stopped, other, change):
     assert Run.resume(stopped).run()["finished"] is True
 
 
+def test_data_that_is_elsewhere_now_is_asked_for(stopped):
+    (stopped.parent / "d.npz").rename(stopped.parent / "elsewhere.npz")
+    with pytest.raises(DataError, match="d.npz.*no such file.*: put what it began with there"):
+        Run.resume(stopped)
+    (stopped.parent / "elsewhere.npz").rename(stopped.parent / "d.npz")
+    assert Run.resume(stopped).report.step == 6
+
+
 def test_the_same_numbers_in_another_packing_are_the_same_data(stopped, tmp_path):
     with np.load("d.npz") as arrays:
         found = dict(arrays)
