@@ -79,6 +79,8 @@ def _job(file: Path, net: str | None, set_: list[str] | None, changes: dict[str,
     from irgrow.training.loop import Job
 
     parsed = program(file)
+    if net is not None or len(parsed.nets) == 1:
+        parsed.check(net, values(set_))  # all that is wrong with it, in one run
     settings = parsed.training
     if settings is None:
         raise OptionError(f"{file} has no `train` section; add one such as `train {{ data = digits  epochs = 5 }}`")

@@ -266,3 +266,14 @@ def test_a_loss_that_explodes_is_one_message(folder, irgrow, write):
 
 def test_something_to_train_is_needed(mistake):
     assert "a program to train is needed, or --resume FOLDER" in mistake("train")
+
+
+def test_all_that_is_wrong_with_a_program_is_said_at_once(folder, irgrow, write):
+    text = "net n(x: [64]) { return x |> dens(3) }  grow { rule r { whe = schedule } }  train { epochs = 0 }"
+    before = set(folder.iterdir()) | {folder / "net.irg"}
+    answer = irgrow("train", write(text))
+    assert answer.code == 2
+    assert answer.err.count("error:") == 3
+    for found in ("unknown operator `dens`", "`whe`", "`epochs` must be at least 1"):
+        assert found in answer.err
+    assert set(folder.iterdir()) <= before
