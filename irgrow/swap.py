@@ -126,7 +126,8 @@ def _new_params(net: Network, morphism: Morphism, old: Mapping[str, Tensor]) -> 
 def lost_gradients(morphism: Morphism, old: Mapping[str, Tensor]) -> tuple[str, ...]:
     """Return notes of the gradients that wait for a step and cannot follow: those of parameters that are computed."""
     found = []
-    for name, transfer in morphism.transfers.items():
+    for name in morphism.touched:
+        transfer = morphism.transfers[name]
         source = old.get(predecessor(transfer) or "")
         if source is not None and source.grad is not None and source_of(transfer) is None:
             found.append(f"the gradient that waits at `{name}` is gone, because it is computed; step before rewriting")
