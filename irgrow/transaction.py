@@ -197,15 +197,15 @@ def undo(net: Network) -> Receipt:
     if net.has_pending_backward:
         raise RefusedError("a forward pass was recorded and its backward pass has not run; run it before undoing")
     verdict = registry.call("prove", inverse, net.params)
-    undo: Undo = []
+    back: Undo = []
     try:
         with trainable():
-            swap = apply(net, inverse, undo)
-        undo.append(partial(net.journal.become, net.journal.copy()))
+            swap = apply(net, inverse, back)
+        back.append(partial(net.journal.become, net.journal.copy()))
         net.journal.entries.pop()
         del net.journal.morphisms[entry.number]
     except BaseException:
-        put_back(undo)
+        put_back(back)
         raise
     swap.commit()
     seconds = time.perf_counter() - started

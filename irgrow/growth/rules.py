@@ -50,8 +50,13 @@ class Where:
 
     def left(self, graph: Graph) -> tuple[str, ...]:
         """Return those of the axes that are there, in program order; rewrites may have taken others away."""
-        chosen = {axis for item in self.items for axis in _matching(graph, item)}
-        return tuple(a for a in graph.leaves if a in chosen)
+        return _left(graph, self)
+
+
+@remembered
+def _left(graph: Graph, where: Where) -> tuple[str, ...]:
+    chosen = {axis for item in where.items for axis in _matching(graph, item)}
+    return tuple(a for a in graph.leaves if a in chosen)
 
 
 @remembered
